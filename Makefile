@@ -1,0 +1,142 @@
+# Two graphs. Plot: CSVs -> figures and tables, time stamps. Study: one target a run and stage, hashes decide what is stale.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PROFILE ?= mini
+RUNS ?=
+DATASETS ?=
+SEEDS ?= 0
+JOBS ?= 2
+DEVICE ?= auto
+CACHED ?= 1
+LAUNCH ?=
+export DATA_ROOT SKIP_MISSING PRECISION REPLICATE_HOME REPLICATE_MANIFESTS
+
+VENV := .venv
+PY := $(VENV)/bin/python
+REPLICATE := $(PY) -m replicate
+# Where results, figures and tables of this profile are; REPLICATE_HOME moves them, as in replicate/paths.py.
+OUT := $(if $(REPLICATE_HOME),$(REPLICATE_HOME)/,)
+NAME := $(basename $(notdir $(PROFILE)))
+RESULTS := $(OUT)results/$(NAME)
+FIGURES := $(OUT)figures/$(NAME)
+TABLES := $(OUT)tables/$(NAME)
+
+BUILT_FIGURES := 1 2 4
+BUILT_TABLES := figure-1 1 K1
+LATER := figure-3 figure-5 $(addprefix figure-S,1 2 3 4 5 6 7 8 9 10 11 12 13) \
+         table-2 table-3 table-C table-S1 table-S2 table-J1 table-J2 table-K2 table-K3 table-K4 report claims
+
+.PHONY: all
+all: setup figures tables ## Figures and tables of PROFILE from the cached CSVs; sets the environment up where it is missing
+	@echo "$(NAME): figures in $(FIGURES)/, tables in $(TABLES)/, drawn from the cached results in $(RESULTS)/."
+	@echo "To recompute those: make fresh PROFILE=$(NAME) (see README.md for the time that takes)."
+
+# ---------------------------------------------------------------- environment
+
+.PHONY: setup lock
+# CPU_ONLY=1 leaves the CUDA packages out, for a package index that serves CPU builds of torch and torchvision.
+setup: ## Create .venv from requirements.lock; does nothing if it is current
+	@if cmp -s requirements.lock $(VENV)/requirements.lock; then exit 0; fi; \
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed" >&2; exit 2; }; \
+	echo "Installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (about 5.5 GB, most of it CUDA)"; \
+	rm -f $(VENV)/requirements.lock; \
+	test -x $(PY) || python3 -m venv $(VENV); \
+	lock=requirements.lock; \
+	if [ -n "$${CPU_ONLY:-}" ]; then lock=$(VENV)/cpu-only.txt; grep -vE '^(nvidia-|cuda-|triton)' requirements.lock > $$lock; fi; \
+	if command -v uv >/dev/null; then uv pip install --quiet --python $(PY) -r $$lock; \
+	else $(PY) -m pip install --quiet --disable-pip-version-check -r $$lock; fi; \
+	$(PY) -c 'import torchvision' || { echo "torch and torchvision do not match: see README.md, Installation" >&2; exit 2; }; \
+	cp requirements.lock $(VENV)/requirements.lock
+
+lock: ## Pin requirements.lock and environment.yml from pyproject.toml (needs uv)
+	uv pip compile --quiet pyproject.toml --extra test --universal --no-header --no-annotate -o requirements.lock
+	python3 -m replicate.environment
+
+# ---------------------------------------------------------------- plot graph: CSVs, script and style only
+
+.PHONY: figures tables $(addprefix figure-,$(BUILT_FIGURES)) $(addprefix table-,$(BUILT_TABLES)) $(LATER)
+figures: $(addprefix figure-,$(BUILT_FIGURES)) ## All figures that exist
+tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
+
+CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv))
+PLOT_CODE := $(addprefix replicate/,select.py results.py grid.py grid.csv extra.csv profile.py) $(wildcard replicate/profiles/*.yaml)
+
+define FIGURE
+figure-$(1): setup $(FIGURES)/figure-$(1).png
+$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(1).py figures/style.py $(PLOT_CODE) | setup
+	$(PY) figures/figure_$(1).py --profile $(PROFILE)
+endef
+$(foreach figure,$(BUILT_FIGURES),$(eval $(call FIGURE,$(figure))))
+
+define TABLE
+table-$(1): setup $(TABLES)/table-$(1).md
+$(addprefix $(TABLES)/table-$(1).,md csv tex) &: $(CSVS) tables/table_$(subst -,_,$(1)).py tables/layout.py tables/selection_table.py \
+		results/published/selection.csv $(PLOT_CODE) | setup
+	$(PY) tables/table_$(subst -,_,$(1)).py --profile $(PROFILE)
+endef
+$(foreach table,$(BUILT_TABLES),$(eval $(call TABLE,$(table))))
+
+$(LATER):
+	@echo "$@ is not built yet"
+
+# ---------------------------------------------------------------- study graph: data -> pretrain -> evaluate -> rank -> compile
+
+COMMON = --profile $(PROFILE) --seeds "$(SEEDS)" --device $(DEVICE) $(if $(filter 1,$(CACHED)),--cached)
+SELECTED = $(if $(DATASETS),--datasets "$(DATASETS)")
+.PHONY: fresh data pretrain evaluate rank compile
+
+fresh: setup ## Recompute the study of PROFILE (RUNS, DATASETS, SEEDS, JOBS); goes on where an interrupted one stopped
+	@set -f; $(REPLICATE) plan --profile $(PROFILE) --seeds "$(SEEDS)" -- $(RUNS)
+	@for stage in data pretrain evaluate rank compile; do \
+	  start=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$stage CACHED=0; \
+	  echo "stage $$stage: $$(( $$(date +%s) - start )) s"; \
+	done
+
+data: setup ## Prepare the data sets
+	@$(REPLICATE) data --profile $(PROFILE) $(SELECTED)
+
+# `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names.
+pretrain evaluate rank: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
+	@$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data,true)
+	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)) && \
+	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names)
+
+_pretrain/%:
+	@$(LAUNCH) $(REPLICATE) pretrain $* $(COMMON)
+_evaluate/%:
+	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED)
+_rank/%:
+	@$(LAUNCH) $(REPLICATE) rank $* $(COMMON) $(SELECTED)
+
+compile: setup ## Merge runs/ into results/PROFILE/*.csv
+	@$(REPLICATE) compile --profile $(PROFILE) --seeds "$(SEEDS)"
+
+# ---------------------------------------------------------------- the rest
+
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes clean help graph
+test: setup ## Run the tests
+	$(PY) -m pytest -n $(JOBS)
+
+data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
+	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)
+
+bench-pretrain bench-augment bench-probes: setup ## Speed beside the peers
+	$(PY) benchmarks/$(subst -,_,$@).py
+
+clean: ## Delete runs/ of PROFILE (checkpoints, features, prepared data); results stay
+	rm -rf $(OUT)runs/$(NAME)
+
+graph: ## The stages and what they read, as text
+	@echo "data_manifests + profile -> data -> pretrain (a run) -> evaluate (a run) -> rank (a run) -> compile -> results/*.csv"
+	@echo "results/*.csv + script + style -> figures, tables"
+
+help: ## This list
+	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 34
+	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) DATA_ROOT LAUNCH"
+	@echo "Example: make fresh PROFILE=small DATA_ROOT=~/data RUNS='SimCLR-1[2-8]'"

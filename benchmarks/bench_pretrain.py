@@ -1,0 +1,159 @@
+"""Images per second of a SimCLR training: ours beside lightly's loop, on the same cores.
+
+    python benchmarks/bench_pretrain.py [--quick]
+
+Ours is pretrain.train_step as the study calls it (channels last, both views in one pass, LARS), on uint8 images in
+memory. lightly's is the loop of its
+documentation's SimCLR example: a data set of PIL images (in memory, decoded) with lightly's transforms, a shuffling
+DataLoader, two forward passes, NTXentLoss, SGD. Both train profile mini's network on the micro-world's source set,
+with the same batch, crop areas, augmentation probabilities and strengths (lightly's BYOL transforms, whose table is
+ours, blur scaled alike), temperature, float32, and CORES cores in all.
+
+Two ways to use the cores, each contender in both. "one training": torch on all cores; lightly with 0, 1 and 2
+loader processes. "a training a core": CORES one-thread trainings at once, as the study runs them; lightly's with its
+transforms in the training's process (0) or in one loader process a training (1). The contenders take turns; the table
+gives medians over the turns, and the ratio to lightly's best setting.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from replicate import grid, networks, pretrain, profile  # noqa: E402
+from replicate.data import augment, microworld  # noqa: E402
+
+CORES = 2
+PROFILE, RUN, SEED = "mini", "SimCLR-15", 0
+WARM_UP = 3  # steps before the clock starts; with loader processes they start and their queue settles
+
+
+def ours(images, threads, steps, loaders):
+    """Seconds of `steps` of our training steps. images: uint8 (N, 3, S, S)."""
+    torch.set_num_threads(threads)
+    training = pretrain.Training(profile.load(PROFILE), grid.get(RUN), SEED, "cpu", len(images))
+    order, views = pretrain.generators(training)
+    permutation = torch.randperm(len(images), generator=order)
+    for step, index in enumerate(permutation.split(training.batch)[: WARM_UP + steps]):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        pretrain.train_step(training, images[index], views, step)
+    return time.perf_counter() - start
+
+
+class Pictures(torch.utils.data.Dataset):
+    """PIL images in memory, as torchvision's CIFAR10 returns them: a transform's views and a label."""
+
+    def __init__(self, images, transform):
+        from PIL import Image
+        self.pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).contiguous().numpy()]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return self.transform(self.pictures[index]), 0
+
+
+def lightly_transform(sizes):
+    """lightly's transforms for BYOL's table, at our sizes."""
+    from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+    if sizes.crop_area[1] != 1:
+        raise SystemExit("lightly's transforms crop up to the whole image only: crop_area must end at 1")
+    same = {"input_size": sizes.px, "min_scale": sizes.crop_area[0],
+            "sigmas": tuple(sigma * sizes.px / 224 for sigma in augment.BLUR_SIGMA_224)}
+    return BYOLTransform(BYOLView1Transform(**same), BYOLView2Transform(**same))
+
+
+def lightly(images, threads, steps, loaders):
+    """Seconds of `steps` of the loop of lightly's documentation, with `loaders` loader processes."""
+    from lightly.loss import NTXentLoss
+    torch.set_num_threads(threads)
+    sizes, run = profile.load(PROFILE), grid.get(RUN)
+    torch.manual_seed(SEED)
+    network = networks.build(sizes.network, sizes.width, sizes.projector_of(run))
+    batches = torch.utils.data.DataLoader(Pictures(images, lightly_transform(sizes)), sizes.batch_of(run),
+                                          shuffle=True, drop_last=True, num_workers=loaders)
+    criterion = NTXentLoss(temperature=run.temperature)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.06)
+    for step, ((first, second), _) in enumerate(batches, start=1):
+        loss = criterion(network(first)[1], network(second)[1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step == WARM_UP:
+            start = time.perf_counter()
+        if step == WARM_UP + steps:
+            return time.perf_counter() - start
+
+
+def one_training(contender, images, steps, loaders):
+    """Images per second of one training on all cores."""
+    batch = profile.load(PROFILE).batch_of(grid.get(RUN))
+    return batch * steps / contender(images, CORES, steps, loaders)
+
+
+def a_training_a_core(contender, images, steps, loaders):
+    """Images per second of CORES one-thread trainings at once, summed."""
+    batch = profile.load(PROFILE).batch_of(grid.get(RUN))
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit this one's idle threads
+    results = context.Queue()
+    ready = context.Barrier(CORES)
+    workers = [context.Process(target=_training, args=(contender.__name__, images, steps, loaders, ready, results))
+               for _ in range(CORES)]
+    for worker in workers:
+        worker.start()
+    seconds = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return sum(batch * steps / taken for taken in seconds)
+
+
+def _training(name, images, steps, loaders, ready, results):
+    contender = {"ours": ours, "lightly": lightly}[name]
+    contender(images, 1, 1, 0)  # imports and first allocations, off the clock
+    ready.wait()
+    results.put(contender(images, 1, steps, loaders))
+
+
+def contest(layout, contenders, images, steps, repeats):
+    """Prints a table of images per second, the contenders taking turns."""
+    rates = {key: [] for key in contenders}
+    for _ in range(repeats):
+        for contender, loaders in contenders:
+            rates[contender, loaders].append(layout(contender, images, steps, loaders))
+    medians = {key: statistics.median(values) for key, values in rates.items()}
+    mine = medians[ours, 0]
+    best = max(value for (contender, _), value in medians.items() if contender is lightly)
+    print(f"\n{layout.__doc__.splitlines()[0]}")
+    for (contender, loaders), values in rates.items():
+        name = "replicate" if contender is ours else f"lightly, {loaders} loader processes"
+        print(f"  {name:<30}{medians[contender, loaders]:>8.0f}   ({min(values):.0f} to {max(values):.0f})")
+    print(f"  ratio to lightly's best {mine / best:>13.1f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few steps, one repeat, one training only")
+    quick = parser.parse_args().quick
+    sizes, run = profile.load(PROFILE), grid.get(RUN)
+    batch = sizes.batch_of(run)
+    steps, repeats = (2, 1) if quick else (20, 5)
+    n_images = batch * (WARM_UP + steps + 4)  # one epoch, and its loaders' queue is never short of work
+    images = torch.from_numpy(microworld.make("imagenet", n_images, 1, SEED, sizes.storage_px).train)
+    print(f"{run.run}: {sizes.network}, batch {batch}, {sizes.px} px, float32, {CORES} cores, torch {torch.__version__}; "
+          f"load of the machine at the start {os.getloadavg()[0]:.1f}")
+    contest(one_training, [(ours, 0)] + [(lightly, n) for n in ((0, 1) if quick else (0, 1, 2))], images, steps, repeats)
+    if not quick:
+        contest(a_training_a_core, [(ours, 0), (lightly, 0), (lightly, 1)], images, steps, repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Checkpoints: plain tensors and numbers only, written whole or not at all, read without executing anything."""
+
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+from replicate import paths
+from replicate.errors import UserError
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a dict of tensors, numbers, strings and dicts of them. Raises UserError where the disk does not take it."""
+    buffer = io.BytesIO()  # so that a full disk is an OSError here and not an abort inside torch's writer
+    torch.save(state, buffer)
+    try:
+        with paths.atomic_write(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}): make room and run again") from error
+
+
+def load(path: Path, device: str = "cpu") -> dict:
+    """Read a checkpoint under weights_only=True. Raises UserError for one that is damaged or holds objects."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"{path}: damaged checkpoint ({reason}): delete it and run again") from error

@@ -1,0 +1,189 @@
+"""Prepared data sets in runs/<profile>/data/<name>/: uint8 arrays to be memory-mapped, made once, whole or not at all.
+
+A folder holds train.npy, train_eval.npy, val_eval.npy, train_views.npy (where the probe crops at random), the labels,
+boxes.npz (where there are boxes) and meta.json, which is written last, before the folder is renamed to its place.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from replicate import paths, stages
+from replicate.data import ImageSet, RawSet, folder, manifest
+from replicate.errors import UserError
+
+CODE = {"microworld": ("data/microworld.py", "data/shapes.py"), "folders": ("data/folder.py",)}  # decides the pixels
+
+
+def fingerprints(profile, name: str) -> dict[str, str]:
+    """{"images": hash of what the stored images are made from, "fingerprint": of that and all transforms and labels}.
+
+    Trainings depend on the first one only, so that a change of probes does not make them stale. No image is read: for
+    folders each file's name and size count. Raises UserError as folder.listing does where a set of images is missing.
+    """
+    described = manifest.load(name)
+    probe = described.probe
+    views = profile.probe_views if probe["transform"] == "random_resized_crop" else 0
+    inputs = {"name": name, "kind": profile.kind, "size": profile.sizes.get(name), "storage_px": profile.storage_px,
+              "code": stages.code_hash(CODE[profile.kind])}  # fmt: skip
+    if profile.kind == "folders":
+        inputs["layout"], inputs["transform"] = described.layout, probe["transform"]
+        inputs["files"] = folder.listing(described, profile.data_root, profile.sizes.get(name)).sizes()
+    else:
+        inputs["seed"] = profile.data_seed
+    images = stages.fingerprint(inputs)
+    code = ("data/transforms.py",) + (("data/augment.py",) if views else ())
+    whole = {"images": images, "probe": probe, "px": profile.px, "views": views, "seed": profile.data_seed if views else None,
+             "code": stages.code_hash(code)}  # fmt: skip
+    return {"images": images, "fingerprint": stages.fingerprint(whole)}
+
+
+def prepare(profile, name: str, force: bool = False) -> Path:
+    """Make runs/<profile>/data/<name>/ unless it is there with the current fingerprint; returns the folder.
+
+    The folder appears by one rename, so a reader never sees half of one; a stale one is replaced in the same way. Two
+    processes wait for each other. Raises UserError for a missing set, a corrupt image, or a disk without room.
+    """
+    target = paths.data_dir(profile.name, name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(f".{name}.lock")):
+            current = fingerprints(profile, name)
+            if force or _fingerprints_of(target) != current:
+                _make(profile, name, current, target)
+    except OSError as problem:  # no room (ENOSPC), a file too large (EFBIG), a quota, a read-only disk
+        raise UserError(f"{target}: cannot be written ({problem.strerror or problem}); free disk space and "
+                        "run the same command again") from problem
+    return target
+
+
+def _make(profile, name: str, current: dict, target: Path) -> None:
+    partial = target.with_name(f".{name}.partial.tmp")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the lock says that nobody writes it now
+    started = time.monotonic()
+    try:
+        partial.mkdir()
+        _write(profile, name, current, partial)
+        paths.replace_folder(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    print(f"{name}: prepared in {time.monotonic() - started:.1f} s, {size:.0f} MB", file=sys.stderr, flush=True)
+
+
+def load(profile, name: str) -> ImageSet:
+    """A prepared set, memory-mapped read-only; UserError where it is absent or damaged.
+
+    Whether it is stale is prepare's question; its fingerprint goes into whatever is computed from it.
+    """
+    place = paths.data_dir(profile.name, name)
+    again = f"run `make data PROFILE={profile.name} DATASETS={name}`"
+    if not (place / "meta.json").is_file():
+        raise UserError(f"data set {name} is not prepared ({place}); {again}")
+    try:
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        arrays = {}
+        for key, shape in meta["shapes"].items():
+            arrays[key] = np.load(place / f"{key}.npy", mmap_mode="r", allow_pickle=False)
+            if list(arrays[key].shape) != shape:
+                raise ValueError(f"{key}.npy has shape {arrays[key].shape}")
+        arrays.setdefault("train_views", None)
+        if meta["boxes"]:
+            with np.load(place / "boxes.npz", allow_pickle=False) as boxes:
+                arrays |= {"train_boxes": boxes["train"], "val_boxes": boxes["val"]}
+        about = {key: meta[key] for key in ("name", "classes", "multilabel", "protocol", "fingerprint")}
+    except (OSError, ValueError, KeyError, EOFError) as problem:
+        reason = " ".join(str(problem).split())
+        raise UserError(f"{place}: the prepared set is damaged ({reason}); delete it and {again}") from None
+    return ImageSet(**arrays, **about)
+
+
+def prepared(profile, name: str, kind: str = "fingerprint") -> str:
+    """The fingerprint of a prepared set, or that of its images, for hashes of what is computed from them.
+
+    Raises UserError where the set is not prepared.
+    """
+    found = _fingerprints_of(paths.data_dir(profile.name, name))
+    if found is None:
+        raise UserError(f"data set {name} is not prepared; run `make data PROFILE={profile.name} DATASETS={name}`")
+    return found[kind]
+
+
+def _fingerprints_of(place: Path) -> dict[str, str] | None:
+    try:
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        return {kind: meta[kind] for kind in ("images", "fingerprint")}
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    """Hold an exclusive lock; the system lets go of it however the process ends."""
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _write(profile, name: str, current: dict, place: Path) -> None:
+    described = manifest.load(name)
+    raw = _raw(profile, described, place)
+    arrays = {"train_labels": raw.train_labels, "val_labels": raw.val_labels}
+    shapes = {"train": list(raw.train.shape)}
+    for key, labels in arrays.items():
+        np.save(place / f"{key}.npy", labels, allow_pickle=False)
+        shapes[key] = list(labels.shape)
+    from replicate.data import transforms  # here, because it needs torch: a check must not wait two seconds for it
+
+    transform, px = described.probe["transform"], profile.px
+    for key, images in (("train_eval", raw.train), ("val_eval", raw.val)):
+        out = _new_array(place / f"{key}.npy", (len(images), 3, px, px))
+        transforms.evaluate(images, transform, out)
+        shapes[key] = list(out.shape)
+    if transform == "random_resized_crop":
+        out = _new_array(place / "train_views.npy", (profile.probe_views, len(raw.train), 3, px, px))
+        transforms.draw_views(raw.train, f"{profile.data_seed}/{name}", out)
+        shapes["train_views"] = list(out.shape)
+    if raw.train_boxes is not None:
+        np.savez(place / "boxes.npz", train=raw.train_boxes, val=raw.val_boxes)
+    (place / "val.npy").unlink(missing_ok=True)  # only its evaluation transform is ever read
+    meta = {
+        "name": name,
+        **current,
+        "kind": profile.kind,
+        "classes": raw.classes,
+        "multilabel": raw.multilabel,
+        "protocol": described.probe,
+        "boxes": raw.train_boxes is not None,
+        "shapes": shapes,
+    }
+    (place / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def _raw(profile, described: manifest.Manifest, place: Path) -> RawSet:
+    """The images at storage size; training and validation pixels are files in `place` from the start."""
+    size = profile.sizes.get(described.name)
+    if profile.kind == "folders":
+        return folder.read(described, profile.data_root, profile.storage_px, size,
+                           allocate=lambda part, shape: _new_array(place / f"{part}.npy", shape))
+    from replicate.data import microworld
+
+    raw = microworld.make(described.name, *size, profile.data_seed, px=profile.storage_px)
+    np.save(place / "train.npy", raw.train, allow_pickle=False)
+    return raw
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped uint8 file whose space is reserved now: a full disk is an OSError here, later it is a SIGBUS."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
+    return array

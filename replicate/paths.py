@@ -1,0 +1,82 @@
+"""Every path of the project, and the one way in which files are written: whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+GRID = PACKAGE / "grid.csv"
+EXTRA = PACKAGE / "extra.csv"
+CLAIMS = PACKAGE / "claims.yaml"
+PROFILES = PACKAGE / "profiles"
+MANIFESTS = Path(os.environ.get("REPLICATE_MANIFESTS") or ROOT / "data_manifests")
+HOME = Path(os.environ.get("REPLICATE_HOME") or ROOT).resolve()
+"""Below it runs/, results/, figures/<profile>/ and tables/<profile>/ are written; REPLICATE_HOME moves all of them."""
+
+
+def runs_dir(profile: str) -> Path:
+    return HOME / "runs" / profile
+
+
+def data_dir(profile: str, dataset: str) -> Path:
+    return runs_dir(profile) / "data" / dataset
+
+
+def preview_dir(profile: str) -> Path:
+    return runs_dir(profile) / "preview"
+
+
+def run_dir(profile: str, run: str, seed: int) -> Path:
+    return runs_dir(profile) / run / f"seed-{seed}"
+
+
+def results_dir(profile: str) -> Path:
+    return HOME / "results" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    return HOME / "figures" / profile
+
+
+def tables_dir(profile: str) -> Path:
+    return HOME / "tables" / profile
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path):
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
+
+    Readers therefore see the old file or the whole new one, also after a crash or on a full disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix + ".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the finished folder `new` in the place of `target`; an old one is removed only after it has been renamed away."""
+    old = target.with_name(f".{target.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,53 @@
+"""What a person sees of long work: a bar with ETA on a terminal, plain lines elsewhere; and the JSON-lines log."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+class Log:
+    """Append-only JSON lines; the first line of a training is its command and configuration."""
+
+    def __init__(self, path: Path, fresh: bool):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        if fresh:
+            path.unlink(missing_ok=True)
+
+    def write(self, **values) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+class Progress:
+    """Counts `total` units of work under a name; `note` is shown beside the ETA."""
+
+    def __init__(self, name: str, total: int, done: int = 0, unit: str = "step"):
+        self.name, self.total, self.done, self.unit = name, total, done, unit
+        self.start, self.first, self.last_line = time.monotonic(), done, 0.0
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, leave=False, dynamic_ncols=True)
+
+    def update(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.bar is not None:
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(count)
+
+    def line(self, note: str) -> None:
+        """One plain line, where there is no bar to carry the note."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(note)
+            return
+        elapsed = time.monotonic() - self.start
+        left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
+        print(f"{self.name}: {self.unit} {self.done}/{self.total}, {note}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,115 @@
+"""The CSVs of results/<profile>/: their columns, keys and order in one place, read and written whole."""
+
+import csv
+import functools
+import io
+from pathlib import Path
+
+from replicate import grid, paths
+from replicate.errors import UserError
+
+FEATURES = ("representation", "embedding")
+CELL = ("run", "seed", "dataset", "features")
+SCHEMAS = {
+    "runs": ("run", "method", "source", "sweeps", "seed", "status", "note", "epochs", "steps", *grid.HYPERPARAMETERS,
+             "final_loss", "wall_seconds", "peak_memory_mb", "device", "precision", "torch_version", "code_version",
+             "config_hash"),
+    "accuracy": (*CELL, "probe", "engine", "metric", "train_value", "value", "status", "note"),
+    "rank": (*CELL, "estimator", "n_samples", "value", "stderr", "detail", "status", "note"),
+    "knn": (*CELL, "k", "temperature", "value"),
+    "spectra": (*CELL, "index", "singular_value"),
+    "convergence": ("run", "seed", "features", "estimator", "n_samples", "value"),
+    "selection": ("source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
+                  "value"),
+    "cells": ("run", "seed", "stage", "dataset", "hash"),  # what each cached cell was made from
+}  # fmt: skip
+KEYS = {
+    "runs": ("run", "seed"),
+    "accuracy": (*CELL, "probe", "engine"),
+    "rank": (*CELL, "estimator"),
+    "knn": (*CELL, "k", "temperature"),
+    "spectra": (*CELL, "index"),
+    "convergence": ("run", "seed", "features", "estimator", "n_samples"),
+    "cells": ("run", "seed", "stage", "dataset"),
+}
+DIGITS = {"value": 8, "train_value": 8, "singular_value": 7, "final_loss": 7}  # significant
+
+
+def path(profile: str, name: str) -> Path:
+    return paths.results_dir(profile) / f"{name}.csv"
+
+
+def read(profile: str, name: str):
+    """A pandas frame of one CSV; an empty one with the right columns where the file is absent."""
+    import pandas as pd
+
+    text = {column: str for column in SCHEMAS[name] if column in TEXT}
+    if not path(profile, name).is_file():
+        return pd.DataFrame(columns=list(SCHEMAS[name]))
+    return pd.read_csv(path(profile, name), dtype=text, keep_default_na=False, na_values={
+        column: [""] for column in SCHEMAS[name] if column not in TEXT})
+
+
+TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "features", "probe", "engine", "metric", "estimator",
+        "detail", "optimizer", "weight_decay", "device", "precision", "torch_version", "code_version", "config_hash", "stage",
+        "hash", "sweep", "selected_by", "selected_run", "evaluated_on"}
+
+
+def read_rows(profile: str, name: str) -> list[dict[str, str]]:
+    """The rows of one CSV as text, without pandas. Raises UserError where the columns are not the schema's."""
+    file = path(profile, name)
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        if tuple(reader.fieldnames or ()) != SCHEMAS[name]:
+            raise UserError(f"{file}: columns are not {', '.join(SCHEMAS[name])}; restore it from git, or delete it")
+        return list(reader)
+
+
+def write(profile: str, name: str, rows: list[dict]) -> None:
+    """Write rows (values of any type) sorted and formatted, atomically. Raises UserError on a doubled key."""
+    formatted = [{column: _text(column, row.get(column)) for column in SCHEMAS[name]} for row in rows]
+    if name in KEYS:
+        seen = set()
+        for row in formatted:
+            key = tuple(row[column] for column in KEYS[name])
+            if key in seen:
+                raise UserError(f"{path(profile, name)}: two rows for {dict(zip(KEYS[name], key))}; this is a bug")
+            seen.add(key)
+        formatted.sort(key=functools.partial(_order, name))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, SCHEMAS[name], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(formatted)
+    try:
+        paths.write_text(path(profile, name), buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"{path(profile, name)}: could not be written ({error.strerror}): make room") from error
+
+
+def _text(column: str, value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.{DIGITS[column]}g}" if column in DIGITS else f"{value:g}"
+    return str(value)
+
+
+@functools.cache
+def _grid_order() -> dict[str, int]:
+    return {run.run: i for i, run in enumerate(grid.load())}
+
+
+def _order(name: str, row: dict[str, str]) -> tuple:
+    """The grid's order for runs, numbers as numbers, text as text."""
+    return tuple(_sortable(column, row[column]) for column in KEYS[name])
+
+
+def _sortable(column: str, text: str) -> tuple:
+    if column == "run":
+        return (_grid_order().get(text, len(_grid_order())), text)
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)

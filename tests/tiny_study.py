@@ -1,0 +1,83 @@
+"""A made-up study in the CSV contract's form, to test selection, figures and tables: no number in it means anything."""
+
+import numpy as np
+import pandas as pd
+
+from replicate import grid, results, select
+
+MINI = ["imagenet", "inat18", "places205", "eurosat", "sun397", "cars", "cifar10", "cifar100", "food101", "voc07",
+        "clevr_count"]
+SMALL = ["tiny_imagenet", "cifar10", "eurosat", "fashion_mnist"]
+SMALL_RUNS = ["SimCLR-1[2-8]", "VICReg-?", "VICReg-1[01]", "*-extra-*"]
+BASE_RANK = {"SimCLR": 90, "VICReg": 100, "VICReg-exp": 110, "VICReg-ctr": 115, "DINO": 22}
+
+
+def rank_of(run: grid.Run) -> float:
+    """Falls with temperatures, rises with the covariance weight, as such studies tend to look."""
+    value = BASE_RANK[run.method] * (run.base_lr / 0.5) ** -0.2 if run.method != "DINO" else BASE_RANK[run.method]
+    value *= (run.temperature / 0.1) ** -0.9 if run.temperature and run.temperature > 0.1 else 1.0
+    value *= (run.cov / 4) ** 0.4 if run.cov else 1.0
+    value *= (run.student_temp / 0.1) ** -0.8 if run.student_temp else 1.0
+    return float(min(value, 128.0))
+
+
+def frames(datasets: list[str], selected: list[grid.Run], seeds=(0,), noise=0.02) -> dict[str, pd.DataFrame]:
+    """runs, accuracy and rank as frames; the first data set plays ImageNet; runs not selected are not_run."""
+    generator = np.random.default_rng(0)
+    runs, accuracy, rank = [], [], []
+    for run in grid.load():
+        if run.extra and run not in selected:
+            continue
+        source = datasets[0] if run.source == "imagenet" else run.source
+        for seed in seeds:
+            done = run in selected and source in datasets
+            status, note = ("ok", "") if done else ("not_run", "left out of this made-up study")
+            runs.append({"run": run.run, "method": run.method, "source": source,
+                         "sweeps": "" if run.extra else " ".join(run.sweeps), "seed": seed, "status": status,
+                         "note": note, "epochs": 4, **{name: getattr(run, name) for name in grid.HYPERPARAMETERS}})
+            if not done:
+                continue
+            value = rank_of(run) * float(np.exp(noise * generator.standard_normal()))
+            key = {"run": run.run, "seed": seed}
+            for features, drop in (("representation", 0.0), ("embedding", 6.0)):
+                estimates = {"rankme": value, "classical": 1.2 * value, "alpha_req": 2.4 - value / 100,
+                             "alpha_req_full": 2.8 - value / 100}
+                rank += [{**key, "dataset": source, "features": features, "estimator": estimator, "n_samples": 6000,
+                          "value": estimate, "stderr": 0.0, "detail": "", "status": "ok", "note": ""}
+                         for estimator, estimate in estimates.items()]
+                for place, dataset in enumerate(datasets):
+                    percent = 30 + 8 * np.log(value) * (0.5 + 0.1 * (place % 6)) - drop + generator.normal()
+                    accuracy.append({**key, "dataset": dataset, "features": features,
+                                     "probe": "svm" if dataset == "voc07" else "linear", "engine": "native",
+                                     "metric": "mAP" if dataset == "voc07" else "top-1", "train_value": percent + 5,
+                                     "value": percent, "status": "ok", "note": ""})
+    return {"runs": pd.DataFrame(runs), "accuracy": pd.DataFrame(accuracy), "rank": pd.DataFrame(rank)}
+
+
+def write(profile: str, studied: dict[str, pd.DataFrame]) -> None:
+    """Write results/<profile>/*.csv below REPLICATE_HOME, with the selection.csv that follows from the frames."""
+    selection = select.rows(studied["runs"], studied["accuracy"], studied["rank"], width=128)
+    for name, frame in {**studied, "selection": selection}.items():
+        results.write(profile, name, frame.astype(object).where(frame.notna(), None).to_dict("records"))
+
+
+def mini() -> dict[str, pd.DataFrame]:
+    """All 110 runs and the extra ones, eleven sets, one seed; one run diverged, one cell missing."""
+    made = frames(MINI, list(grid.load()))
+    diverged = made["runs"]["run"] == "SimCLR-30"
+    made["runs"].loc[diverged, ["status", "note"]] = ["diverged", "the loss was not finite at step 7"]
+    for name in ("accuracy", "rank"):
+        made[name] = made[name][made[name]["run"] != "SimCLR-30"]
+    cell = (made["accuracy"]["run"] == "VICReg-ctr-10") & (made["accuracy"]["dataset"] == "cifar10")
+    made["accuracy"] = made["accuracy"][~cell]
+    return made
+
+
+def small() -> dict[str, pd.DataFrame]:
+    """Two sweeps on four sets, three seeds; every other run is not run."""
+    return frames(SMALL, grid.select(SMALL_RUNS), seeds=(0, 1, 2), noise=0.1)
+
+
+if __name__ == "__main__":  # a look at the figures: REPLICATE_HOME=/tmp/somewhere python tests/tiny_study.py
+    write("mini", mini())
+    write("small", small())
