@@ -119,14 +119,14 @@ compile: setup ## Merge runs/ into results/PROFILE/*.csv
 
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes clean help graph
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-views clean help graph
 test: setup ## Run the tests
-	$(PY) -m pytest -n $(JOBS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)
 
-bench-pretrain bench-augment bench-probes: setup ## Speed beside the peers
+bench-pretrain bench-augment bench-probes bench-views: setup ## Speed beside the peers
 	$(PY) benchmarks/$(subst -,_,$@).py
 
 clean: ## Delete runs/ of PROFILE (checkpoints, features, prepared data); results stay

@@ -110,7 +110,8 @@ def main():
     torch.manual_seed(0)
     costs = {name: import_seconds(statement) for name, statement in IMPORTS.items()}
     print(f"two views of {BATCH} uint8 images, one thread; a training is {STEPS} batches and one import")
-    print(f"{'':<16}{'pixels':>8}{'median ms':>11}{'least ms':>10}{'ratio':>7}{'import s':>10}{'training s':>12}{'ratio':>7}")
+    print(f"{'':<16}{'pixels':>8}{'median ms':>11}{'least ms':>10}{'ratio':>7}"
+          f"{'import s':>10}{'training s':>12}{'ratio':>7}")
     for stored, px in ((32, 32),) if quick else ((32, 32), (64, 32), (64, 64)):
         images = torch.randint(0, 256, (BATCH, 3, stored, stored), dtype=torch.uint8)
         contenders = {"replicate": ours(images, px), "kornia": kornia_views(images, px),

@@ -7,7 +7,7 @@ memory. lightly's is the loop of its
 documentation's SimCLR example: a data set of PIL images (in memory, decoded) with lightly's transforms, a shuffling
 DataLoader, two forward passes, NTXentLoss, SGD. Both train profile mini's network on the micro-world's source set,
 with the same batch, crop areas, augmentation probabilities and strengths (lightly's BYOL transforms, whose table is
-ours, blur scaled alike), temperature, float32, and CORES cores in all.
+ours, blur scaled alike; they crop bilinearly, ours bicubically), temperature, float32, and CORES cores in all.
 
 Two ways to use the cores, each contender in both. "one training": torch on all cores; lightly with 0, 1 and 2
 loader processes. "a training a core": CORES one-thread trainings at once, as the study runs them; lightly's with its
@@ -124,19 +124,19 @@ def _training(name, images, steps, loaders, ready, results):
 
 
 def contest(layout, contenders, images, steps, repeats):
-    """Prints a table of images per second, the contenders taking turns."""
-    rates = {key: [] for key in contenders}
-    for _ in range(repeats):
-        for contender, loaders in contenders:
-            rates[contender, loaders].append(layout(contender, images, steps, loaders))
-    medians = {key: statistics.median(values) for key, values in rates.items()}
-    mine = medians[ours, 0]
-    best = max(value for (contender, _), value in medians.items() if contender is lightly)
+    """Prints a table of images per second, the contenders taking turns; the turns as they come."""
     print(f"\n{layout.__doc__.splitlines()[0]}")
-    for (contender, loaders), values in rates.items():
-        name = "replicate" if contender is ours else f"lightly, {loaders} loader processes"
-        print(f"  {name:<30}{medians[contender, loaders]:>8.0f}   ({min(values):.0f} to {max(values):.0f})")
-    print(f"  ratio to lightly's best {mine / best:>13.1f}")
+    names = ["replicate" if contender is ours else f"lightly, {loaders} loader processes"
+             for contender, loaders in contenders]
+    turns = []
+    for turn in range(repeats):
+        turns.append([layout(contender, images, steps, loaders) for contender, loaders in contenders])
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in zip(names, turns[-1]))
+        print(f"  turn {turn + 1}: {rates}", flush=True)
+    medians = [statistics.median(rates) for rates in zip(*turns)]
+    for name, median in zip(names, medians):
+        print(f"  {name:<30}{median:>8.0f}{medians[0] / median:>8.1f} x")
+    print(f"  ratio to lightly's best {medians[0] / max(medians[1:]):>22.1f} x")
 
 
 def main():
@@ -145,12 +145,13 @@ def main():
     quick = parser.parse_args().quick
     sizes, run = profile.load(PROFILE), grid.get(RUN)
     batch = sizes.batch_of(run)
-    steps, repeats = (2, 1) if quick else (20, 5)
+    steps, repeats = (2, 1) if quick else (10, 5)
     n_images = batch * (WARM_UP + steps + 4)  # one epoch, and its loaders' queue is never short of work
     images = torch.from_numpy(microworld.make("imagenet", n_images, 1, SEED, sizes.storage_px).train)
-    print(f"{run.run}: {sizes.network}, batch {batch}, {sizes.px} px, float32, {CORES} cores, torch {torch.__version__}; "
-          f"load of the machine at the start {os.getloadavg()[0]:.1f}")
-    contest(one_training, [(ours, 0)] + [(lightly, n) for n in ((0, 1) if quick else (0, 1, 2))], images, steps, repeats)
+    print(f"{run.run}: {sizes.network}, batch {batch}, {sizes.px} px, float32, {CORES} cores, "
+          f"torch {torch.__version__}; load of the machine at the start {os.getloadavg()[0]:.1f}")
+    loaders = (0, 1) if quick else (0, 1, 2)
+    contest(one_training, [(ours, 0)] + [(lightly, n) for n in loaders], images, steps, repeats)
     if not quick:
         contest(a_training_a_core, [(ours, 0), (lightly, 0), (lightly, 1)], images, steps, repeats)
 

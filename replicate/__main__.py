@@ -130,8 +130,8 @@ def pretrain(args, profile) -> None:
         from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
 
         row = pretrain.pretrain(profile, run, seed, device_of(args.device))
-        print(f"{run.run} seed {seed}: {row['status']}, loss {row['final_loss']:.4g}, {row['wall_seconds']} s {row['note']}",
-              flush=True)
+        loss = "none" if row["final_loss"] is None else f"{row['final_loss']:.4g}"
+        print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
 
 
 def evaluate(args, profile) -> None:
@@ -202,6 +202,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a full disk under a log, a folder that cannot be read
+        print(f"replicate {args.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"replicate {args.verb}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

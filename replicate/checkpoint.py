@@ -14,11 +14,8 @@ def save(path: Path, state: dict) -> None:
     """Write a dict of tensors, numbers, strings and dicts of them. Raises UserError where the disk does not take it."""
     buffer = io.BytesIO()  # so that a full disk is an OSError here and not an abort inside torch's writer
     torch.save(state, buffer)
-    try:
-        with paths.atomic_write(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}): make room and run again") from error
+    with paths.atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path, device: str = "cpu") -> dict:

@@ -53,25 +53,28 @@ def backbone(name: str) -> nn.Module:
 
 def projector(inputs: int, widths: list[int]) -> nn.Sequential:
     """Linear-BN-ReLU for each hidden width, then Linear without bias (Garrido et al. 2022, section 5)."""
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, widths[-1], bias=False))
+    return _mlp(inputs, widths, nn.ReLU, bias=False)
 
 
 def dino_projector(inputs: int, widths: list[int]) -> nn.Sequential:
-    """DINO's head up to its bottleneck (Caron et al. 2021): Linear-GELU for each hidden width, then Linear."""
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(inputs, width), nn.GELU()]
-        inputs = width
-    head = nn.Sequential(*layers, nn.Linear(inputs, widths[-1]))
+    """DINO's head up to its bottleneck (Caron et al. 2021): Linear-BN-GELU for each hidden width, then Linear.
+
+    With batch norm, as its authors' ResNet-50 recipe (use_bn_in_head); without it the mini study collapses to one output.
+    """
+    head = _mlp(inputs, widths, nn.GELU, bias=True)
     for module in head:
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return head
+
+
+def _mlp(inputs: int, widths: list[int], activation: type[nn.Module], bias: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), activation()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, widths[-1], bias=bias))
 
 
 class Network(nn.Module):

@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from replicate.errors import UserError
+
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 GRID = PACKAGE / "grid.csv"
@@ -50,20 +52,25 @@ def atomic_write(path: Path):
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
 
     Readers therefore see the old file or the whole new one, also after a crash or on a full disk.
+    Raises UserError where the disk does not take the file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix + ".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix + ".tmp")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: could not be written ({reason}): make room and run again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

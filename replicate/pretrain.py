@@ -142,7 +142,7 @@ def train_step(training: Training, images: Tensor, generator: torch.Generator, s
 
 def generators(training: Training) -> tuple[torch.Generator, torch.Generator]:
     """Of the epoch's order, the same on every process, and of this process's augmentations."""
-    order, views = torch.Generator(), torch.Generator(training.device)
+    order, views = torch.Generator(), torch.Generator()  # the CPU's: the same views on every device, no wait for a GPU
     names = (training.seed, training.run.run, training.epoch)
     order.manual_seed(stages.derived_seed("order", *names))
     views.manual_seed(stages.derived_seed("views", *names, distributed.rank()))
@@ -187,7 +187,8 @@ def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict
         training = Training(profile, run, seed, device, len(images))
         resumed = resume(training, folder, hash_)
         log = Log(folder / "log.jsonl", fresh=not resumed)
-        log.write(command=sys.argv, config=study.training_config(profile, run, seed), fingerprint=hash_, from_epoch=training.epoch)
+        log.write(command=sys.argv, config=study.training_config(profile, run, seed), fingerprint=hash_,
+                  from_epoch=training.epoch)
         status, note = fit(training, images, folder, hash_, log)
         row = finish(training, status, note, hash_)
         if distributed.rank() == 0:
@@ -243,7 +244,7 @@ def finish(training: Training, status: str, note: str, hash_: str) -> dict:
         "sweeps": "" if run.extra else " ".join(run.sweeps), "seed": training.seed, "status": status, "note": note,
         "epochs": training.epoch, "steps": training.epoch * training.steps_per_epoch,
         **{name: getattr(run, name) for name in grid.HYPERPARAMETERS},
-        "final_loss": training.loss, "wall_seconds": round(training.seconds, 1),
+        "final_loss": training.loss if math.isfinite(training.loss) else None, "wall_seconds": round(training.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "device": device_name(training.device),
         "precision": profile.precision, "torch_version": torch.__version__, "code_version": __version__,
         "config_hash": hash_,

@@ -82,10 +82,7 @@ def write(profile: str, name: str, rows: list[dict]) -> None:
     writer = csv.DictWriter(buffer, SCHEMAS[name], lineterminator="\n")
     writer.writeheader()
     writer.writerows(formatted)
-    try:
-        paths.write_text(path(profile, name), buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{path(profile, name)}: could not be written ({error.strerror}): make room") from error
+    paths.write_text(path(profile, name), buffer.getvalue())
 
 
 def _text(column: str, value) -> str:

@@ -45,10 +45,7 @@ def derived_seed(*parts) -> int:
 
 def write_output(path: Path, hash_: str, content: dict) -> None:
     """Write a stage's output with the hash of what went in, atomically. Raises UserError on a full disk."""
-    try:
-        paths.write_text(path, json.dumps({"fingerprint": hash_, **content}) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}): make room and run again") from error
+    paths.write_text(path, json.dumps({"fingerprint": hash_, **content}) + "\n")
 
 
 def read_output(path: Path, hash_: str | None = None) -> dict | None:

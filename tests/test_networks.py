@@ -20,7 +20,7 @@ def test_dinos_logits_are_cosines_with_unit_prototypes():
     torch.testing.assert_close(logits, network.logits(3 * embedding))
     assert logits.abs().max() <= 1 + 1e-6
     torch.testing.assert_close(network.unit_prototypes().norm(dim=1), torch.ones(10))
-    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in network.projector)
+    assert network.projector[-1].bias is not None
 
 
 @pytest.mark.parametrize("name, width", [("resnet18", 512), ("resnet50", 2048)])
