@@ -103,8 +103,8 @@ data: setup ## Prepare the data sets
 
 # `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names.
 pretrain evaluate rank: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
-	@$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data,true)
-	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)) && \
+	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)); \
+	$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data;) \
 	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names)
 
 _pretrain/%:

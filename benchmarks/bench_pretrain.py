@@ -3,20 +3,16 @@
     python benchmarks/bench_pretrain.py [--quick]
 
 Ours is pretrain.train_step as the study calls it (channels last, both views in one pass, LARS), on uint8 images in
-memory. lightly's is the loop of its
-documentation's SimCLR example: a data set of PIL images (in memory, decoded) with lightly's transforms, a shuffling
-DataLoader, two forward passes, NTXentLoss, SGD. Both train profile mini's network on the micro-world's source set,
-with the same batch, crop areas, augmentation probabilities and strengths (lightly's BYOL transforms, whose table is
+memory. lightly's is the loop of its documentation's SimCLR example: a data set of PIL images (in memory, decoded) with
+lightly's transforms, a shuffling DataLoader, two forward passes, NTXentLoss, SGD. Both train profile mini's network on
+the micro-world's source set, with the same batch, crop areas, augmentation probabilities and strengths (lightly's BYOL transforms, whose table is
 ours, blur scaled alike; they crop bilinearly, ours bicubically), temperature, float32, and CORES cores in all.
 
-Two ways to use the cores, each contender in both. "one training": torch on all cores; lightly with 0, 1 and 2
-loader processes. "a training a core": CORES one-thread trainings at once, as the study runs them; lightly's with its
-transforms in the training's process (0) or in one loader process a training (1). The contenders take turns; the table
-gives medians over the turns, and the ratio to lightly's best setting.
+torch takes all cores; lightly runs with 0, 1 and 2 loader processes. The contenders take turns; the table gives medians
+over the turns, and the ratio to lightly's best setting.
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
@@ -100,29 +96,6 @@ def one_training(contender, images, steps, loaders):
     return batch * steps / contender(images, CORES, steps, loaders)
 
 
-def a_training_a_core(contender, images, steps, loaders):
-    """Images per second of CORES one-thread trainings at once, summed."""
-    batch = profile.load(PROFILE).batch_of(grid.get(RUN))
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit this one's idle threads
-    results = context.Queue()
-    ready = context.Barrier(CORES)
-    workers = [context.Process(target=_training, args=(contender.__name__, images, steps, loaders, ready, results))
-               for _ in range(CORES)]
-    for worker in workers:
-        worker.start()
-    seconds = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    return sum(batch * steps / taken for taken in seconds)
-
-
-def _training(name, images, steps, loaders, ready, results):
-    contender = {"ours": ours, "lightly": lightly}[name]
-    contender(images, 1, 1, 0)  # imports and first allocations, off the clock
-    ready.wait()
-    results.put(contender(images, 1, steps, loaders))
-
-
 def contest(layout, contenders, images, steps, repeats):
     """Prints a table of images per second, the contenders taking turns; the turns as they come."""
     print(f"\n{layout.__doc__.splitlines()[0]}")
@@ -141,7 +114,7 @@ def contest(layout, contenders, images, steps, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps, one repeat, one training only")
+    parser.add_argument("--quick", action="store_true", help="a few steps, one repeat")
     quick = parser.parse_args().quick
     sizes, run = profile.load(PROFILE), grid.get(RUN)
     batch = sizes.batch_of(run)
@@ -152,8 +125,6 @@ def main():
           f"torch {torch.__version__}; load of the machine at the start {os.getloadavg()[0]:.1f}")
     loaders = (0, 1) if quick else (0, 1, 2)
     contest(one_training, [(ours, 0)] + [(lightly, n) for n in loaders], images, steps, repeats)
-    if not quick:
-        contest(a_training_a_core, [(ours, 0), (lightly, 0), (lightly, 1)], images, steps, repeats)
 
 
 if __name__ == "__main__":

@@ -118,10 +118,10 @@ def test_a_full_disk_is_one_clear_line_and_the_study_goes_on_afterwards(smoke_st
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    output = finish(make(tmp_path, "pretrain", "RUNS=SimCLR-15", preexec_fn=limit), status=2)
+    output = finish(make(tmp_path, "pretrain", "RUNS=SimCLR-15", f"DATASETS={DATASETS}", preexec_fn=limit), status=2)
     assert output.count("make room") == 1 and "Traceback" not in output
     assert not list(tmp_path.rglob("checkpoint.pt"))
-    finish(make(tmp_path, "pretrain", "RUNS=SimCLR-15"))
+    finish(make(tmp_path, "pretrain", "RUNS=SimCLR-15", f"DATASETS={DATASETS}"))
 
 
 def test_targets_of_later_parts_say_so_and_help_lists_the_rest(tmp_path):

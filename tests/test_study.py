@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
-from replicate import compile, embed, evaluate, grid, paths, pretrain, ranks, results, stages, study
+from replicate import compile, embed, evaluate, grid, networks, paths, pretrain, profile, ranks, results, stages, study
 from replicate.data import cache
 from replicate.errors import UserError
 
@@ -17,7 +18,6 @@ RUN, DINO = "SimCLR-15", "DINO-3"
 def finished(tmp_path_factory):
     """A folder with two runs pretrained, evaluated on three sets, ranked and compiled; tests work on copies of it."""
     from conftest import SMOKE
-    from replicate import profile
 
     place, old = tmp_path_factory.mktemp("finished"), paths.HOME
     paths.HOME = place
@@ -89,6 +89,21 @@ def test_spectra_and_convergence_end_at_the_rank(done):
     (rank,) = table(done, "rank", run=RUN, dataset="imagenet", features="embedding", estimator="rankme")
     assert rows[-1]["n_samples"] == "384" and float(rows[-1]["value"]) == pytest.approx(float(rank["value"]), rel=1e-6)
     assert [int(row["n_samples"]) for row in rows] == sorted(int(row["n_samples"]) for row in rows)
+
+
+@pytest.mark.parametrize("name", ["thin_resnet", "resnet18"])
+def test_folding_batch_norms_changes_no_feature(name):
+    torch.manual_seed(0)
+    network = networks.build(name, profile.NETWORKS[name], [16, 16, 8])
+    for _ in range(3):  # statistics other than the initial ones
+        network(2 + 3 * torch.randn(8, 3, 32, 32))
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        before = network.eval()(images)
+        after = embed.folded(network)(images)
+    for a, b in zip(before, after):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
 
 def test_embedding_batches_do_not_matter(done, monkeypatch):

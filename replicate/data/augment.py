@@ -11,7 +11,7 @@ torchvision.transforms.v2 on float images in [0, 1], to rounding: tests/test_aug
 * Our own rather than a library's by measurement (benchmarks/bench_augment.py, one thread, two views of 256 images,
   32 px): 15 ms here, 76 with kornia 0.9 (which draws one order of the colour changes a batch, and from the global
   generator), 314 with torchvision's v2, which draws one set of parameters a call and so is called once an image, and
-  whose import alone takes 3 s. The network's step on these views takes about 120 ms.
+  whose import alone takes 3 s (least of 15 turns each). The network's step on these views takes about 120 ms.
 * Parameters are drawn on the generator's device and do not depend on the images' device. A CPU generator gives the
   same views on a CPU and on a GPU, to rounding, and costs no synchronisation.
 """
