@@ -45,7 +45,7 @@ def panel(ax, study: Study, frame, dataset: str) -> None:
     found = style.correlations(frame, "rankme", dataset)
     rhos = "  ".join(f"{ABBREVIATED.get(method, method)} {style.number(found[method][0])}"
                      for method in style.METHODS if method in found)
-    ax.text(0, 1.02, f"ρ  {rhos}" + (f"   ({missing} missing)" if missing else ""), transform=ax.transAxes, fontsize=7,
+    ax.text(0, 1.02, f"ρ {rhos}" + (f"   ({missing} missing)" if missing else ""), transform=ax.transAxes, fontsize=5.8,
             color=style.GREY)
     ax.set_xlabel(style.RANK_AXIS if ax.get_subplotspec().is_last_row() else "")
     metric = study.accuracy.loc[study.accuracy["dataset"] == dataset, "metric"].iloc[0]
