@@ -171,7 +171,7 @@ def test_features_that_are_not_finite_fail_their_cells_only(done):
     compile.compile_results(done, [0])
     assert {row["status"] for row in table(done, "rank", run=RUN, dataset="imagenet", features="embedding")} == {"failed"}
     views = {name: np.stack([clean[name]]) for name in clean}
-    rows = evaluate.probe_rows(done, images, views, clean, clean, 0)
+    rows = evaluate.probe_rows(done, images, views, clean, embed.embed(network, images.val_eval), 0)
     assert [(row["features"], row["status"]) for row in rows] == [("representation", "ok"), ("embedding", "failed")]
 
 
