@@ -112,22 +112,26 @@ _pretrain/%:
 _evaluate/%:
 	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED)
 _rank/%:
-	@$(LAUNCH) $(REPLICATE) rank $* $(COMMON) $(SELECTED)
+	@$(LAUNCH) $(REPLICATE) rank-runs $* $(COMMON) $(SELECTED)
 
 compile: setup ## Merge runs/ into results/PROFILE/*.csv
 	@$(REPLICATE) compile --profile $(PROFILE) --seeds "$(SEEDS)"
 
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-views clean help graph
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views peers clean help graph
 test: setup ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)
 
-bench-pretrain bench-augment bench-probes bench-views: setup ## Speed beside the peers
+bench-pretrain bench-augment bench-probes bench-rank bench-views: setup ## Speed beside the peers
 	$(PY) benchmarks/$(subst -,_,$@).py
+
+# A peer that is not installed has its definition restated: pip install reptrix stable-pretraining for their own code.
+peers: setup ## What other implementations of RankMe print, into README.md
+	$(PY) benchmarks/peers_rank.py --write README.md
 
 clean: ## Delete runs/ of PROFILE (checkpoints, features, prepared data); results stay
 	rm -rf $(OUT)runs/$(NAME)

@@ -6,7 +6,7 @@ from replicate import grid, ranks, results, stages, study
 from replicate.data import manifest
 from replicate.grid import Run
 from replicate.profile import Profile
-from replicate.rank.estimators import ESTIMATORS
+from replicate.rank.estimators import ESTIMATORS, SPECTRAL
 
 TABLES = ("runs", "accuracy", "rank", "knn", "spectra", "convergence", "cells")
 STAGES = {"evaluate": ("accuracy", "knn"), "rank": ("rank", "spectra", "convergence")}  # stage -> CSVs that it fills
@@ -128,11 +128,11 @@ def _expected(profile: Profile, run: Run, probes: dict[str, list[str]]) -> dict[
          "metric": "mAP" if probe == "svm" else "top-1"}
         for dataset in profile.datasets for features in results.FEATURES for probe in probes[dataset]
     ]  # fmt: skip
+    source = profile.source_of(run)
     rank = [{"dataset": dataset, "features": features, "estimator": estimator} for dataset in profile.datasets
-            for features in results.FEATURES for estimator in ESTIMATORS]
+            for features in results.FEATURES for estimator in (ESTIMATORS if dataset == source else SPECTRAL)]
     if run.method == "DINO":
-        source = profile.source_of(run)
-        rank += [{"dataset": source, "features": "prototype", "estimator": name} for name in ESTIMATORS if source]
+        rank += [{"dataset": source, "features": "prototype", "estimator": name} for name in SPECTRAL if source]
         rank += [{"dataset": dataset, "features": "embedding", "estimator": ranks.NORMALISED} for dataset in profile.datasets]
     return {"accuracy": accuracy, "rank": rank}
 

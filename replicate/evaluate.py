@@ -1,4 +1,4 @@
-"""Spectra and probes of one run on one data set, from one pass over its images."""
+"""Probes, and by the way spectra, of one run on its data sets, from one pass over the images of each."""
 
 import time
 import warnings
@@ -6,58 +6,14 @@ import warnings
 import numpy as np
 import torch
 
-from replicate import stages, study
+from replicate import spectra, stages, study
 from replicate.data import ImageSet, cache
 from replicate.embed import embed, load_network
 from replicate.grid import Run
 from replicate.networks import Network
 from replicate.probes import knn, linear, mlp, sgd, svm
 from replicate.profile import Profile
-from replicate.rank import spectrum
 from replicate.results import FEATURES
-
-FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the source's images, for the estimators' convergence
-
-
-def spectra(profile: Profile, run: Run, seed: int, dataset: str, network: Network, clean: dict) -> dict:
-    """Singular values of the training images' features `clean`, and written to the run's folder.
-
-    For the source also of random subsets (convergence), and for DINO of the prototypes and of L2-normalised embeddings.
-    """
-    content = {"spectra": {name: _lists(clean[name]) for name in FEATURES}, "convergence": []}
-    if dataset == profile.source_of(run):
-        content["convergence"] = [row for name in FEATURES for row in _convergence(name, clean[name], seed)]
-        if network.prototypes is not None:
-            content["spectra"]["prototype"] = _lists(network.unit_prototypes().detach())
-    if network.prototypes is not None:
-        unit = clean["embedding"] / np.linalg.norm(clean["embedding"], axis=1, keepdims=True).clip(1e-12)
-        content["spectra"]["embedding_l2"] = _lists(unit)
-    path = study.cell_path(profile, run, seed, "spectra", dataset)
-    stages.write_output(path, study.spectra_hash(profile, run, seed, dataset), content)
-    return content
-
-
-def _lists(features) -> dict:
-    try:
-        found = spectrum.of(features) if not isinstance(features, spectrum.Gram) else features.spectrum()
-    except ValueError as error:  # features that are not finite: this cell fails, the study goes on
-        return {"error": str(error)}
-    return {
-        "singular_values": found.singular_values.tolist(), "width": found.width, "n_samples": found.n_samples,
-        "centred_singular_values": found.centred_singular_values.tolist(),
-    }  # fmt: skip
-
-
-def _convergence(name: str, features: np.ndarray, seed: int) -> list[dict]:
-    if not np.isfinite(features).all():
-        return []
-    order = np.random.default_rng(stages.derived_seed("convergence", seed)).permutation(len(features))
-    gram, rows, first = spectrum.Gram(features.shape[1]), [], 0
-    for last in (max(2, round(fraction * len(features))) for fraction in FRACTIONS):
-        gram.update(features[order[first:last]])
-        rows.append({"features": name, **_lists(gram)})
-        first = last
-    return rows
 
 
 def views_of(network: Network, images: ImageSet, clean: dict) -> dict[str, np.ndarray]:
@@ -130,10 +86,12 @@ def evaluate(profile: Profile, run: Run, seed: int, datasets: list[str], device:
         start = time.monotonic()
         images = cache.load(profile, dataset)
         clean = embed(network, images.train_eval)
-        if not study.is_done(profile, run, seed, "spectra", dataset):
-            spectra(profile, run, seed, dataset, network, clean)
+        new_spectra = not study.is_done(profile, run, seed, "spectra", dataset)
+        is_source = dataset == profile.source_of(run)
+        views = views_of(network, images, clean) if (new_spectra and is_source) or (probes and not images.multilabel) else None
+        if new_spectra:
+            spectra.write(profile, run, seed, dataset, network, clean, views)
         if probes:
-            views = None if images.multilabel else views_of(network, images, clean)
             rows = probe_rows(profile, images, views, clean, embed(network, images.val_eval), seed)
             content = {"rows": rows, "seconds": round(time.monotonic() - start, 2)}
             path = study.cell_path(profile, run, seed, "evaluate", dataset)

@@ -21,7 +21,10 @@ from replicate.grid import Run
 from replicate.methods import dino
 from replicate.profile import Profile
 from replicate.progress import Log, Progress
+from replicate.rank import estimators
+from replicate.rank.spectrum import Gram
 
+RANK_SAMPLES = 1024  # embeddings of the last steps of an epoch, whose RankMe is logged
 LARS_END, DINO_END_LR, DINO_CLIP = 1e-3, 1e-6, 3.0  # VICReg's end of the schedule; DINO's last lr and gradient clip
 
 
@@ -151,12 +154,11 @@ def generators(training: Training) -> tuple[torch.Generator, torch.Generator]:
 
 def train_epoch(training: Training, images: Tensor, progress: Progress) -> dict:
     """One pass over the images, uint8 (N, 3, S, S). Returns means of the terms and the rank. Raises Diverged."""
-    from replicate.rank import estimators, spectrum
-
     order, views = generators(training)
     permutation = torch.randperm(len(images), generator=order)
     share = slice(distributed.rank(), None, distributed.world_size())
     sums: dict[str, float] = {}
+    gram = Gram(training.profile.projector_of(training.run)[-1])
     for i in range(training.steps_per_epoch):
         step = training.epoch * training.steps_per_epoch + i
         index = permutation[i * training.batch : (i + 1) * training.batch][share]
@@ -164,15 +166,19 @@ def train_epoch(training: Training, images: Tensor, progress: Progress) -> dict:
         terms, embeddings = train_step(training, batch.to(training.device), views, step)
         if not math.isfinite(terms["loss"]):
             raise Diverged(f"loss {terms['loss']} at step {step}")
+        if (training.steps_per_epoch - i - 1) * training.batch < RANK_SAMPLES:
+            gram.update(embeddings)
         sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
         progress.update(note=f"loss {terms['loss']:.3f}")
     for name, value in training.network.state_dict().items():
         if not torch.isfinite(value).all():
             raise Diverged(f"{name} not finite after epoch {training.epoch + 1}")
-    rank = estimators.rankme(spectrum.of(embeddings.cpu().double().numpy()).singular_values)
+    if distributed.world_size() > 1:
+        gram = gram.all_reduce()
+    rank = estimators.rankme(gram.spectrum(centred=False).singular_values)
     training.loss = sums["loss"] / training.steps_per_epoch
     means = {name: value / training.steps_per_epoch for name, value in sums.items()}
-    return {**means, "batch_rankme": rank}
+    return {**means, "rankme": rank}
 
 
 def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict:
@@ -222,7 +228,7 @@ def fit(training: Training, images: Tensor, folder, hash_: str, log: Log) -> tup
             training.seconds += seconds
             rate = training.steps_per_epoch * training.batch / seconds
             log.write(epoch=training.epoch, images_per_second=round(rate), seconds=round(seconds, 2), **values)
-            progress.line(f"loss {values['loss']:.3f}, rank of a batch {values['batch_rankme']:.1f}, {rate:.0f} images/s")
+            progress.line(f"loss {values['loss']:.3f}, RankMe {values['rankme']:.1f}, {rate:.0f} images/s")
             last = training.epoch == training.epochs
             if distributed.rank() == 0 and (last or training.epoch % training.profile.checkpoint_every == 0):
                 checkpoint.save(folder / "checkpoint.pt", training.state(hash_))

@@ -89,8 +89,8 @@ def in_sweep(frame: pd.DataFrame, method: str, sweep: str) -> pd.DataFrame:
 
 
 def swept_values(frame: pd.DataFrame, sweep: str) -> pd.Series:
-    """The values of the hyper-parameter that the sweep moves, as floats."""
-    return frame[SWEPT[sweep]].astype(float)
+    """The values of the hyper-parameter that the sweep moves, as floats; `sweep` is a column or the grid's name of one."""
+    return frame[sweep if sweep in frame else SWEPT[sweep]].astype(float)
 
 
 def highest(candidates: pd.DataFrame, column: str) -> str | None:
@@ -119,15 +119,16 @@ def _values(candidates: pd.DataFrame, column: str) -> pd.Series:
     return candidates[column].dropna() if column in candidates else pd.Series(dtype=float)
 
 
-def retraining_noise(frame: pd.DataFrame, column: str = "rankme") -> float:
+def retraining_noise(frame: pd.DataFrame, column: str = "rankme", configuration=CONFIGURATION) -> float:
     """Relative half-range (max - min) / 2 / mean over the trainings of one configuration, median over configurations.
 
-    `frame` is a study's: the grid's repeats and extra seeds are trainings of one configuration. 0 where there are none.
+    `frame` is a study's: the grid's repeats and extra seeds are trainings of one configuration, that is rows equal in
+    the columns `configuration`. 0 where there are none.
     """
     if column not in frame:
         return 0.0
     kept = frame[~is_extra(frame["run"])].dropna(subset=[column])
-    groups = kept.groupby(list(CONFIGURATION), dropna=False)[column]
+    groups = kept.groupby(list(configuration), dropna=False)[column]
     spread = groups.agg(["min", "max", "mean", "count"])
     spread = spread[spread["count"] > 1]
     return float(((spread["max"] - spread["min"]) / 2 / spread["mean"]).median()) if len(spread) else 0.0

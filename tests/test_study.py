@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from replicate import compile, embed, evaluate, grid, networks, paths, pretrain, profile, ranks, results, stages, study
+from replicate import compile, embed, evaluate, grid, networks, paths, pretrain, profile, ranks, results, spectra, stages, study
 from replicate.data import cache
 from replicate.errors import UserError
+from replicate.rank import estimators
 
 RUN, DINO = "SimCLR-15", "DINO-3"
 
@@ -80,6 +81,19 @@ def test_ranks_are_those_of_the_training_images_embeddings(done):
     (row,) = table(done, "rank", run=DINO, dataset="imagenet", estimator="rankme_l2")
     assert float(row["value"]) == pytest.approx(np.exp(-np.sum((sigma / sigma.sum()) * np.log(sigma / sigma.sum()))), rel=1e-3)
     assert table(done, "rank", run=DINO, dataset="imagenet", features="prototype", estimator="rankme", status="ok")
+
+
+def test_every_estimator_has_its_rows(done):
+    """Those of a spectrum on every set, with error bars; those of features and views on the source only."""
+    def names(**cell):
+        return [row["estimator"] for row in table(done, "rank", run=RUN, features="embedding", status="ok", **cell)]
+
+    assert names(dataset="imagenet") == sorted(estimators.ESTIMATORS)
+    assert names(dataset="sun397") == sorted(estimators.SPECTRAL)
+    for row in table(done, "rank", run=RUN, dataset="sun397", features="representation"):
+        assert (row["estimator"] == "classical") == (row["stderr"] == "")
+    (row,) = table(done, "rank", run=RUN, dataset="imagenet", features="embedding", estimator="lidar")
+    assert "views=2" in row["detail"] and 1 <= float(row["value"]) <= 128
 
 
 def test_spectra_and_convergence_end_at_the_rank(done):
@@ -164,13 +178,13 @@ def test_features_that_are_not_finite_fail_their_cells_only(done):
     network = embed.load_network(done, run, 0)
     clean = embed.embed(network, images.train_eval)
     clean["embedding"] = clean["embedding"] * np.nan
-    content = evaluate.spectra(done, run, 0, "imagenet", network, clean)
+    views = {name: np.stack([clean[name], clean[name]]) for name in clean}
+    content = spectra.write(done, run, 0, "imagenet", network, clean, views)
     assert "error" in content["spectra"]["embedding"] and "error" not in content["spectra"]["representation"]
     study.cell_path(done, run, 0, "rank", "imagenet").unlink()
     ranks.rank(done, run, 0, "imagenet")
     compile.compile_results(done, [0])
     assert {row["status"] for row in table(done, "rank", run=RUN, dataset="imagenet", features="embedding")} == {"failed"}
-    views = {name: np.stack([clean[name]]) for name in clean}
     rows = evaluate.probe_rows(done, images, views, clean, embed.embed(network, images.val_eval), 0)
     assert [(row["features"], row["status"]) for row in rows] == [("representation", "ok"), ("embedding", "failed")]
 

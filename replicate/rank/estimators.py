@@ -1,10 +1,18 @@
-"""Estimators of how much of a feature space is used, as functions of its spectrum. `ESTIMATORS` lists them all."""
+"""Estimators of how much of a feature space is used. `ESTIMATORS` lists them all, those of `features` included.
+
+Small pure functions of singular values (of the raw matrix, as RankMe is defined) or of eigenvalues (the squared
+singular values of the centred matrix: any common factor, such as 1 / N, drops out). None changes what it is given.
+"""
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from replicate.rank import features
+from replicate.rank.spectrum import Gram, Spectrum
 
 EPS = 1e-7
 # Eigenvalues below this part of the largest are left out of power-law fits: the rounding of float32 features (6e-8 in a
@@ -16,7 +24,7 @@ FIRST_RANK, LAST_RANK = 4, 100
 def rankme(singular_values, eps=EPS):
     """RankMe: exp(-sum_k p_k log p_k) with p_k = sigma_k / sum(sigma) + eps, a float from 1 to the number of values.
 
-    singular_values: (min(N, K),) of the raw features, neither centred nor normalised. eps is added after the division
+    singular_values: (min(N, K),), 1-D, of the raw features, neither centred nor normalised. eps is added after the division
     and p is not normalised again, so that m equal values among many zeros give a little more than m (0.3 % for one
     among 2,000). All zeros: 0 and a warning. Source: Garrido et al., ICML 2023, equations 1 and 2; eps as for the
     classical rank, since the paper gives no other. Do not compare across methods, or with values of another eps (1e-5
@@ -30,6 +38,94 @@ def rankme(singular_values, eps=EPS):
     p = singular_values / total + eps
     p = p[p > 0]  # 0 log 0 is 0, where eps is 0
     return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def effective_rank(singular_values):
+    """exp of the entropy of sigma / sum(sigma), with no eps: a float from 1 to the number of values; all zeros: 0.
+
+    Source: Roy and Vetterli, EUSIPCO 2007. Differs from RankMe where most values vanish: 209.0 against 209.6 for 256 of
+    2,048 values and the rest 1e-6. Not for values cut at some threshold, nor for fewer than all of them.
+    """
+    return rankme(singular_values, eps=0.0)
+
+
+def stable_rank(singular_values):
+    """sum(sigma^2) / sigma_1^2 of the raw features: a float from 1 to the number of values; all zeros: 0.
+
+    Source: Rudelson and Vershynin 2007; as an estimator of quality Tsitsulin et al. 2023 (arXiv 2305.16562). Higher is
+    better. Uncentred: a mean far from zero is the first direction, and the value is then about 1 whatever else is there.
+    """
+    return nesum(_relative_squares(singular_values))
+
+
+def _relative_squares(singular_values):
+    """Of the values as parts of the largest, so that none overflows or vanishes."""
+    singular_values = np.asarray(singular_values, dtype=np.float64)
+    return (singular_values / (singular_values.max(initial=0) or 1)) ** 2
+
+
+def nesum(eigenvalues):
+    """NESum: sum(lambda) / lambda_1 of the centred covariance, a float from 1 to K; all zeros: 0. Higher is better.
+
+    Source: He and Ozay, ICML 2022. The stable rank of centred features. One dominant direction hides all others.
+    """
+    eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
+    top = eigenvalues.max(initial=0)
+    return float(np.sum(eigenvalues / top)) if top > 0 else 0.0
+
+
+def participation_ratio(eigenvalues):
+    """(sum lambda)^2 / sum(lambda^2) of the centred covariance: a float from 1 to K; all zeros: 0. Higher is better.
+
+    The usual measure of dimension in physics and neuroscience (e.g. Gao et al. 2017). Weighs by variance, so small
+    directions hardly count: far below RankMe on the same features, and not to be compared with it.
+    """
+    eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
+    top = eigenvalues.max(initial=0)
+    if top <= 0:
+        return 0.0
+    share = eigenvalues / top  # squares of very large or small values stay finite
+    return float(share.sum() ** 2 / np.sum(share**2))
+
+
+def pseudo_condition_number(singular_values):
+    """sigma_D / sigma_1 of the raw features, D = min(N, K): a float from 0 (collapsed) to 1 (isotropic); all zeros: 0.
+
+    Source: Tsitsulin et al. 2023, who print sigma_1 / sigma_D; this is its inverse, which stays finite. Higher is
+    better. Rests on one value, the least certain: do not use it on collapsed features, where it is 0 or rounding, nor
+    across sample sizes.
+    """
+    singular_values = np.asarray(singular_values, dtype=np.float64)
+    top = singular_values.max(initial=0)
+    return float(singular_values.min() / top) if top > 0 else 0.0
+
+
+def rankme_error(spectrum: Spectrum, eps: float = EPS) -> float:
+    """Bound on the relative error of `rankme` of a computed spectrum against that of the exact one.
+
+    From spectrum.gram_error: each sigma lies within [sqrt(sigma^2 - error), sqrt(sigma^2 + error)], each p in what
+    follows from that, and |f(p) - f(q)| <= f(|p - q|) for f(p) = -p log p and |p - q| <= 1/2. A worst case: true errors
+    are one to four decades smaller. Infinite for a spectrum that is within its error of zero.
+    """
+    sigma = np.asarray(spectrum.singular_values, dtype=np.float64)
+    if sigma.max(initial=0) == 0:
+        return 0.0
+    sigma = sigma / sigma.max()
+    squared = sigma**2
+    off = np.maximum(np.sqrt(squared + spectrum.gram_error) - sigma,
+                     sigma - np.sqrt(np.maximum(squared - spectrum.gram_error, 0)))
+    total, change = sigma.sum(), off.sum()
+    if change >= total:
+        return math.inf
+    delta = (off + sigma / total * change) / (total - change)
+    if delta.max() > 0.5:
+        return math.inf
+    slope = np.minimum(_entropy_term(delta), delta * (1 - np.log(np.maximum(sigma / total - delta, 0) + eps)))
+    return float(np.expm1(slope.sum() + len(sigma) * np.finfo(np.float64).eps))  # the sum's own rounding
+
+
+def _entropy_term(p):
+    return -p * np.log(np.where(p > 0, p, 1))
 
 
 def classical_rank(singular_values, n, k, eps=EPS):
@@ -83,8 +179,30 @@ def _power_law(eigenvalues, first, last, weighted):
     return PowerLaw(float(-slope), float(r2), len(ranks))
 
 
-def _rankme(spectrum):
-    return rankme(spectrum.singular_values), f"eps={EPS:g}"
+@dataclass(frozen=True)
+class Estimator:
+    """One row of the table: what it is computed from, which values are better, and what it says.
+
+    function(x) -> (value, detail for the CSV), with x by `needs`: a Spectrum, features (N, K), or views (q, N, K); a
+    value of NaN means not defined there. better: 'higher', 'lower', or 'one' (nearest to 1).
+    """
+
+    function: Callable[..., tuple[float, str]]
+    needs: str
+    better: str
+    says: str
+
+
+def _alpha_req(spectrum):
+    return _described(alpha_req(_relative_squares(spectrum.centred_singular_values)), FIRST_RANK, "weights=1/rank")
+
+
+def _alpha_req_full(spectrum):
+    return _described(alpha_req_full(_relative_squares(spectrum.centred_singular_values)), 1, "weights=1")
+
+
+def _described(fit, first, weights):
+    return fit.alpha, f"r2={fit.r2:.4f} ranks={first}-{first - 1 + fit.n_points} {weights}"
 
 
 def _classical(spectrum):
@@ -92,17 +210,47 @@ def _classical(spectrum):
     return classical_rank(spectrum.singular_values, n, k), f"eps={EPS:g} n={n} k={k}"
 
 
-def _alpha_req(spectrum):
-    return _described(alpha_req(spectrum.centred_singular_values**2), FIRST_RANK, "weights=1/rank")
+def _raw(estimator, detail=""):
+    return lambda spectrum: (estimator(spectrum.singular_values), detail)
 
 
-def _alpha_req_full(spectrum):
-    return _described(alpha_req_full(spectrum.centred_singular_values**2), 1, "weights=1")
+def _centred(estimator):
+    return lambda spectrum: (estimator(_relative_squares(spectrum.centred_singular_values)), "")
 
 
-def _described(fit, first, weights):
-    return fit.alpha, f"r2={fit.r2:.4f} ranks={first}-{first - 1 + fit.n_points} {weights}"
+# name in the CSVs -> estimator; figures, tables, CSVs and the command line take what is listed here
+ESTIMATORS = {
+    "rankme": Estimator(_raw(rankme, f"eps={EPS:g}"), "spectrum", "higher", "RankMe, exp of the spectrum's entropy"),
+    "classical": Estimator(_classical, "spectrum", "higher", "singular values above a threshold"),
+    "effective_rank": Estimator(_raw(effective_rank), "spectrum", "higher", "RankMe without eps"),
+    "stable_rank": Estimator(_raw(stable_rank), "spectrum", "higher", "squared Frobenius over spectral norm"),
+    "participation_ratio": Estimator(_centred(participation_ratio), "spectrum", "higher", "effective number of variances"),
+    "nesum": Estimator(_centred(nesum), "spectrum", "higher", "total variance over the largest"),
+    "pseudo_condition": Estimator(_raw(pseudo_condition_number), "spectrum", "higher", "smallest over largest value"),
+    "alpha_req": Estimator(_alpha_req, "spectrum", "one", "decay of eigenvalues 4 to 100, its authors' window"),
+    "alpha_req_full": Estimator(_alpha_req_full, "spectrum", "one", "decay of all eigenvalues"),
+    "self_cluster": Estimator(features._self_cluster, "features", "lower", "mean squared cosine beyond random directions"),
+    "coherence": Estimator(features._coherence, "features", "lower", "largest leverage of a sample"),
+    "clid": Estimator(features._clid, "features", "higher", "learnability of clusters plus intrinsic dimension"),
+    "lidar": Estimator(features._lidar, "views", "higher", "rank of between- over within-sample scatter"),
+}
+SPECTRAL = tuple(name for name, estimator in ESTIMATORS.items() if estimator.needs == "spectrum")
+CENTRED = ("participation_ratio", "nesum", "alpha_req", "alpha_req_full")  # of the centred spectrum
+SMOOTH = tuple(name for name in SPECTRAL if name != "classical")  # a jackknife cannot see the steps of an integer
 
 
-# name in the CSVs -> function of a Spectrum giving (value, detail for the CSV); a value of NaN means not defined there
-ESTIMATORS = {"rankme": _rankme, "classical": _classical, "alpha_req": _alpha_req, "alpha_req_full": _alpha_req_full}
+def stderrs(gram: Gram, names=SMOOTH) -> dict[str, float]:
+    """Standard errors of estimators of the spectrum, from a Gram that was made with blocks (20 are good).
+
+    The delete-one-block jackknife: sqrt((g - 1) / g sum_b (theta_-b - mean)^2) over g blocks, what another draw of as
+    many independent rows would change (Efron and Stein 1981). Not what another training would. Not for the classical
+    rank, an integer; blind to any bias that all blocks share, such as that of few
+    rows. NaN with fewer than two blocks that have rows.
+    """
+    spectra = gram.leave_one_out(centred=any(name in CENTRED for name in names))
+    found = {}
+    for name in names:
+        values = np.array([ESTIMATORS[name].function(spectrum)[0] for spectrum in spectra], dtype=np.float64)
+        g = len(values)
+        found[name] = float(np.sqrt((g - 1) / g * np.sum((values - values.mean()) ** 2))) if g > 1 else math.nan
+    return found

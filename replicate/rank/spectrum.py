@@ -5,34 +5,45 @@ parts add up to the Gram of the whole. Its eigenvalues are the squared singular 
 halves the digits, and a float32 Gram is wrong by up to 23 % on a collapsed spectrum, the one that RankMe is about.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-ROWS = 4096  # rows cast to float64 at a time
-# A Gram matrix has no negative eigenvalue: the lowest one computed tells how large the rounding is, and positive ones
-# up to this many times as large are taken for rounding too, that is for zero. Without it their square roots add up to
-# 6e-5 of the RankMe of a rank-one matrix (K = 1024); with a fixed cut the small end of a steep spectrum would go too.
-ROUNDING = 3
+from replicate.rank.sums import Sums, frame
+
+ROWS = 1024  # rows worked on at a time: in float64 they stay in the cache
+PRECISIONS = ("float64", "float32")
+EPS64 = float(np.finfo(np.float64).eps)
+# A Gram matrix has no negative eigenvalue: the lowest one computed tells how large the rounding is. Eigenvalues up to
+# ROUNDING times that, or FLOOR machine epsilons of the largest, are taken for zero: their square roots would add 6e-5
+# to the RankMe of a rank-one matrix (K = 1024). Measured up to K = 2048 and N = 400,000: rounding is at most 8
+# epsilons, its largest positive value at most 1.5 times its lowest. A coarser cut would take the small end of steep
+# spectra: that of 1/i^2 at K = 2048 is at 256 epsilons.
+ROUNDING, FLOOR = 3, 8
+LARGE_MEAN = 10  # a mean whose square outweighs the variance so many times is put back by an SVD, which needs no squares
+CONFIDENCE = 3.1  # times the measured error bound the true one with probability .999 (chi-squared, 8 degrees of freedom)
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Singular values of an (n_samples, width) matrix: float64, descending, min(n_samples, width) of them.
 
-    singular_values: of the raw matrix; centred_singular_values: after the mean row was subtracted.
+    singular_values: of the raw matrix; centred_singular_values: after the mean row was subtracted (empty where they
+    were not asked for). gram_error: how far a squared singular value may be off, as a part of the largest squared; see `Gram`.
     """
 
     singular_values: np.ndarray
     centred_singular_values: np.ndarray
     n_samples: int
     width: int
+    gram_error: float = 0.0
 
 
-def of(matrix):
+def of(matrix, precision: str = "float64") -> Spectrum:
     """Spectrum of a whole (N, K) matrix; what `Gram` accepts and raises holds for it."""
-    matrix = _matrix(matrix)
-    gram = Gram(matrix.shape[1])
+    matrix = as_matrix(matrix)
+    gram = Gram(matrix.shape[1], precision=precision)
     gram.update(matrix)
     return gram.spectrum()
 
@@ -40,103 +51,230 @@ def of(matrix):
 class Gram:
     """Adds up batches of features of one width and gives their spectrum.
 
-    Until K rows have come they are kept as they are, so N < K is as exact as a float64 SVD. From then on a singular
-    value s is off by about 1e-16 max^2 / s, and one below about 6e-8 of the largest may come as zero. RankMe is within
-    1e-6 of the SVD's for spectra down to 1/i^2, plateaus, low ranks and large means; within 1e-4 for 1/i^3, or 1/i^2
-    with a mean far larger.
+    Until K rows have come they are kept as they are, so N < K is as exact as a float64 SVD. From then on a squared
+    singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
+    that is large), and below it comes as zero. RankMe is within 1e-6 of the SVD's for spectra down to 1/i^2 (K = 2048),
+    plateaus, low ranks and large means; for steeper ones `estimators.rankme_error` bounds what is lost (1e-4 for 1/i^3).
+
+    precision "float32" multiplies in float32, faster where K is large, and measures its error, so that the bounds hold.
+    blocks: deal the rows to so many Grams, for `leave_one_out`; takes so many times the memory.
     """
 
-    def __init__(self, width):
-        self.width = width
+    def __init__(self, width: int, *, precision: str = "float64", blocks: int = 1):
+        check_precision(precision)
+        self.width, self.precision, self.blocks = width, precision, blocks
         self.n_samples = 0
-        self._sum = np.zeros(width)
-        self._rows = []  # until there are `width` of them
-        self._gram = None  # upper triangle, column-major, as BLAS wants it
+        self._rows: list[np.ndarray] = []  # until there are `width` of them
+        self._sums: list[Sums] = []  # from then on, those of each block
+        self._solve = eigenvalues
 
-    def update(self, batch):
+    @classmethod
+    def of_sums(cls, sums: list[Sums], precision: str, solve: Callable[[np.ndarray], np.ndarray]) -> "Gram":
+        """Of each block's sums over many rows made elsewhere; `solve` does for `eigenvalues`."""
+        gram = cls(len(sums[0].origin), precision=precision, blocks=len(sums))
+        gram._sums, gram._solve = sums, solve
+        gram.n_samples = sum(part.n for part in sums)
+        return gram
+
+    def update(self, batch) -> None:
         """Adds the rows of an (n, K) array, numpy or torch on any device, real or integer.
 
         Raises ValueError, the sums untouched, for NaN, infinity, complex or object values, an empty array, one that has
         not two dimensions, or another width.
         """
-        batch = _matrix(batch)
+        batch = as_matrix(batch)
         if batch.shape[1] != self.width:
             raise ValueError(f"rank: a batch of width {batch.shape[1]} after a width of {self.width}")
         for start in range(0, len(batch), ROWS):
             self._add(batch[start : start + ROWS].astype(np.float64))
 
-    def merge(self, other):
-        """Adds what another Gram of the same width has seen; the other is left as it is."""
-        if other.width != self.width:
-            raise ValueError(f"rank: a Gram of width {other.width} does not merge into one of width {self.width}")
-        if other._gram is None:
-            for rows in list(other._rows):
-                self._add(rows)
-        else:
-            self._flush()
-            self._gram += other._gram
-            self._sum += other._sum
+    def merge(self, other: "Gram") -> None:
+        """Adds what another Gram of the same width, precision and blocks has seen; the other is left as it is."""
+        for name in ("width", "precision", "blocks"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"rank: a Gram of {name} {theirs} does not merge into one of {name} {mine}")
+        for rows in list(other._rows):
+            self._add(rows)
+        if other._sums:
+            sums = [part.copy() for part in other._sums]  # other may be self
+            if self._sums:
+                for own, part in zip(self._sums, sums):
+                    own.add(part)
+            else:
+                self._sums = sums
+                for rows in self._rows:
+                    self._accumulate(rows)
+                self._rows = []
             self.n_samples += other.n_samples
 
-    def spectrum(self):
-        """The `Spectrum` of all rows so far. Raises ValueError when there are none."""
+    def all_reduce(self, group=None) -> "Gram":
+        """A Gram of the rows of all processes of a torch.distributed group, on each of them; this one stays as it is.
+
+        Every process of the group must call it; one without any row may. Adds up K x K sums, or gathers fewer than K rows.
+        """
+        import torch
+        from torch import distributed
+
+        def gathered(value) -> list:
+            found = [None] * distributed.get_world_size(group)
+            distributed.all_gather_object(found, value, group)
+            return found
+
+        whole = Gram(self.width, precision=self.precision, blocks=self.blocks)
+        counts = gathered(self.n_samples)
+        if sum(counts) < self.width:
+            for rows in gathered(self._rows):
+                for part in rows:
+                    whole._add(part)
+            return whole
+        frames = [found for found in gathered(self._frame()) if found]
+        unit = max(unit for _, unit in frames)
+        origin = sum(n * (own * (u / unit)) for n, (own, u) in zip(filter(None, counts), frames)) / sum(counts)
+        whole._sums = [Sums(origin, unit, self.precision == "float32") for _ in range(self.blocks)]
+        whole.merge(self)
+        device = "cuda" if distributed.get_backend(group) == "nccl" else "cpu"
+        for part in whole._sums:
+            sizes = torch.tensor(part.n, device=device)
+            distributed.all_reduce(sizes, group=group)
+            part.n = int(sizes)
+            for array in part.arrays():
+                array = array.T  # column-major, as torch wants it
+                tensor = torch.from_numpy(array).to(device)
+                distributed.all_reduce(tensor, group=group)
+                array[...] = tensor.cpu().numpy()
+        whole.n_samples = sum(counts)
+        return whole
+
+    def _frame(self):
+        if self._sums:
+            return self._sums[0].origin, self._sums[0].unit
+        return frame(np.concatenate(self._rows)) if self._rows else None
+
+    def spectrum(self, centred: bool = True) -> Spectrum:
+        """The `Spectrum` of all rows so far. `centred=False` saves the time of the centred one. ValueError if none came."""
         if not self.n_samples:
             raise ValueError("rank: no samples; call update first")
-        raw, centred = self._by_svd() if self._gram is None else self._by_eigenvalues()
-        return Spectrum(raw, centred, self.n_samples, self.width)
+        if not self._sums:
+            return _of_rows(np.concatenate(self._rows))
+        return of_sums(self._whole(), centred, self._solve)
 
-    def _add(self, rows):
-        self.n_samples += len(rows)
-        self._sum += rows.sum(0)
-        if self._gram is not None:
+    def leave_one_out(self, centred: bool = True) -> list[Spectrum]:
+        """The spectra without each block in turn; row i is of block i mod blocks, so have the rows in random order.
+
+        With no more rows than blocks, the spectra without each row; none of a single row or block.
+        """
+        if not self._sums:
+            rows = np.concatenate(self._rows)
+            block = np.arange(len(rows)) % self.blocks
+            return [_of_rows(rows[block != b]) for b in np.unique(block) if (block != b).any()]
+        spectra = []
+        for part in self._sums:
+            rest = self._whole()
+            rest.add(part, sign=-1)
+            if part.n and rest.n:
+                spectra.append(of_sums(rest, centred, self._solve))
+        return spectra
+
+    def _whole(self) -> Sums:
+        whole = self._sums[0].copy()
+        for part in self._sums[1:]:
+            whole.add(part)
+        return whole
+
+    def _add(self, rows: np.ndarray) -> None:
+        if self._sums:
             self._accumulate(rows)
-            return
-        self._rows.append(rows)
-        if self.n_samples >= self.width:
+        else:
+            self._rows.append(rows)
+        self.n_samples += len(rows)
+        if not self._sums and self.n_samples >= self.width:
             self._flush()
 
-    def _flush(self):
-        """From kept rows to a Gram matrix."""
-        if self._gram is None:
-            self._gram = np.zeros((self.width, self.width), order="F")
-            if self._rows:
-                self._accumulate(np.concatenate(self._rows))
-            self._rows = []
-
-    def _accumulate(self, rows):
-        from scipy.linalg.blas import dsyrk  # half the work of a product; 0.2 s to import, so only where it is used
-
-        self._gram = dsyrk(1.0, rows.T, beta=1.0, c=self._gram, overwrite_c=1)
-
-    def _by_svd(self):
+    def _flush(self) -> None:
+        """From kept rows to sums."""
         rows = np.concatenate(self._rows)
-        raw = np.linalg.svd(rows, compute_uv=False)
-        centred = np.linalg.svd(rows - self._sum / self.n_samples, compute_uv=False)
-        # of features that are constant but for rounding, the centred spectrum is zero
-        centred[centred < raw[0] * self.width * np.finfo(np.float64).eps] = 0
-        return raw, centred
+        self._rows = []
+        first = Sums(*frame(rows), self.precision == "float32")
+        self._sums = [first] + [first.copy() for _ in range(self.blocks - 1)]
+        self._accumulate(rows)
 
-    def _by_eigenvalues(self):
-        mean = self._sum / self.n_samples
-        raw = np.linalg.eigvalsh(self._gram, UPLO="U")[::-1]
-        centred = np.linalg.eigvalsh(self._gram - self.n_samples * np.outer(mean, mean), UPLO="U")[::-1]
-        return tuple(np.sqrt(np.where(values > -ROUNDING * values[-1], values, 0).clip(0)) for values in (raw, centred))
+    def _accumulate(self, rows: np.ndarray) -> None:
+        seen = sum(part.n for part in self._sums)
+        for b, part in enumerate(self._sums):
+            if len(mine := rows[(b - seen) % self.blocks :: self.blocks]):
+                part.accumulate(mine)
 
 
-def _matrix(features):
-    """The (n, K) array behind numpy or torch input; torch is never imported for it."""
+def eigenvalues(gram: np.ndarray) -> np.ndarray:
+    """Of a symmetric matrix, of which the upper triangle is read, descending."""
+    return np.linalg.eigvalsh(gram, UPLO="U")[::-1]
+
+
+def of_sums(sums: Sums, centred: bool = True, solve: Callable[[np.ndarray], np.ndarray] = eigenvalues) -> Spectrum:
+    """The spectrum from the sums over K rows or more (fewer: what lies beyond their number is left out)."""
+    gram, mean = sums.centred()
+    weight, variance = sums.n * float(mean @ mean), float(np.trace(gram))
+    error = CONFIDENCE * sums.measured_error()
+    values = np.empty(0)
+    if weight > LARGE_MEAN * variance:
+        values, vectors = np.linalg.eigh(gram, UPLO="U")
+        values, error = _without_rounding(values[::-1], error)
+        rows = np.sqrt(values)[:, None] * vectors.T[::-1]
+        raw = np.linalg.svd(np.vstack([rows, np.sqrt(sums.n) * mean]), compute_uv=False)[: len(mean)]
+    else:
+        if centred:
+            values, _ = _without_rounding(solve(gram), error)
+        raw, error = _without_rounding(solve(gram + sums.n * np.outer(mean, mean)), error)
+        raw = np.sqrt(raw)
+    rank = min(sums.n, len(mean))
+    error = error / raw[0] ** 2 + _svd_error(gram) if raw[0] > 0 else 0.0
+    return Spectrum(raw[:rank] * sums.unit, np.sqrt(values[:rank]) * sums.unit, sums.n, len(mean), error)
+
+
+def _without_rounding(values: np.ndarray, error: float) -> tuple[np.ndarray, float]:
+    """Descending eigenvalues of a Gram matrix with those that may be rounding set to zero, and how far one may be off."""
+    rounding = max(-ROUNDING * values[-1], FLOOR * EPS64 * values[0], 0.0)
+    return np.where(values > rounding, values, 0.0), rounding + error
+
+
+def _of_rows(rows: np.ndarray) -> Spectrum:
+    raw = np.linalg.svd(rows, compute_uv=False)
+    centred = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    # of features that are constant but for rounding, the centred spectrum is zero
+    rounding = raw[0] * max(rows.shape) * EPS64
+    centred[centred < rounding] = 0
+    return Spectrum(raw, centred, *rows.shape, gram_error=_svd_error(rows))
+
+
+def _svd_error(matrix: np.ndarray) -> float:
+    """Of a squared singular value near zero, as a part of the largest squared."""
+    return (max(matrix.shape) * EPS64) ** 2
+
+
+def check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"rank: precision {precision!r}; there are {' and '.join(PRECISIONS)}")
+
+
+def as_matrix(features) -> np.ndarray:
+    """The (n, K) array behind numpy or torch input; torch is never imported for it. Raises as `Gram.update`."""
     if hasattr(features, "detach"):
         features = features.detach().cpu()
-        if "bfloat16" in str(features.dtype):  # numpy has no such type
+        if features.is_floating_point() and features.itemsize < 4:  # numpy has no bfloat16
             features = features.float()
         features = features.numpy()
     features = np.asarray(features)
     if features.dtype.kind not in "fiub":
         raise ValueError(f"rank: features of type {features.dtype}; real or integer numbers are needed")
-    if features.ndim != 2:
-        raise ValueError(f"rank: features of shape {features.shape}; (samples, width) is needed")
-    if 0 in features.shape:
-        raise ValueError(f"rank: features of shape {features.shape} are empty")
+    check_shape(features.shape)
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         raise ValueError("rank: the features hold " + ("NaN" if np.isnan(features).any() else "infinity"))
     return features
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"rank: features of shape {tuple(shape)}; (samples, width) is needed")
+    if 0 in shape:
+        raise ValueError(f"rank: features of shape {tuple(shape)} are empty")

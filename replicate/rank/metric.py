@@ -1,0 +1,297 @@
+"""The estimators as torchmetrics Metrics, for anybody's training loop: `update` in it, `compute` to a scalar tensor.
+
+Those of a spectrum keep K x K sums, which add up over processes, and a MetricCollection keeps one copy for all of them.
+On a CPU they grow by symmetric rank-k updates in place, elsewhere by matrix products on the device.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from replicate.rank import estimators, features, spectrum
+from replicate.rank.sums import PROBES, Sums, probes, rank_k_update
+
+BLOCKS = 20  # of the jackknife
+
+
+class _EstimatorMetric(Metric):
+    full_state_update = False
+    is_differentiable = False
+    estimator = ""  # its name in ESTIMATORS
+    _lazy = False
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        return {"higher": True, "lower": False}.get(estimators.ESTIMATORS[self.estimator].better)
+
+    def _valued(self, content) -> Tensor:
+        value, _ = estimators.ESTIMATORS[self.estimator].function(content)
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
+
+
+class SpectrumMetric(_EstimatorMetric):
+    """An estimator of the spectrum of all embeddings (n, K) seen since `reset`; `compute` gives a float64 scalar.
+
+    width: K; may be left out where every process has at least one sample. stderr: keep 20 Gram matrices instead of one;
+    `compute` then sets the attribute `stderr`, a delete-one-block jackknife (not for ClassicalRank). precision
+    "float32" multiplies in float32. `compute` sets `error_bound`, of RankMe's relative error from arithmetic.
+
+    `update` raises ValueError as `spectrum.Gram.update` does; on an accelerator NaN and infinity are found by `compute`
+    instead, which spares a wait for the device in every step. Not for devices without float64: leave the metric on the
+    CPU there, batches follow it.
+    """
+
+    def __init__(self, width: int | None = None, *, stderr: bool = False, precision: str = "float64", **kwargs):
+        super().__init__(**kwargs)
+        spectrum.check_precision(precision)
+        self.precision, self.blocks = precision, BLOCKS if stderr else 1
+        self.stderr: float | None = None
+        self.error_bound: float | None = None
+        self._lazy = width is None
+        self.add_state("sums", self._empty(width or 0), add_up)
+
+    @property
+    def full_state_update(self) -> bool:
+        """Whether `forward` updates twice: the state of a width to come cannot be added to that of the first batch."""
+        return self._lazy
+
+    def _empty(self, width: int) -> Tensor:
+        rows = width + 3 + (PROBES if self.precision == "float32" else 0)
+        return torch.zeros(self.blocks, rows, width, dtype=torch.float64)
+
+    def update(self, embeddings: Tensor) -> None:
+        """Adds the rows of a batch (n, K), real or integer, on any device."""
+        _check(embeddings)
+        device = self.sums.device
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            rows = embeddings.detach().to(device, torch.float64)
+            self._grow(rows.shape[1])
+            parts = _Parts(self.sums)
+            if self._update_count == 1:  # torchmetrics counts before it calls
+                parts.origin[:] = rows.mean(0)
+            first = int(parts.n.sum()) if self.blocks > 1 else 0
+            for b in range(self.blocks):
+                parts.accumulate(b, rows[(b - first) % self.blocks :: self.blocks])
+
+    def compute(self) -> Tensor:
+        if not self.sums.shape[-1]:
+            raise ValueError("rank: no samples; call update first")
+        if not torch.isfinite(self.sums).all():
+            raise ValueError("rank: the features held NaN or infinity, or were too large (1e150)")
+        gram = spectrum.Gram.of_sums(_Parts(self.sums).as_sums(), self.precision, _solver(self.sums.device))
+        found = gram.spectrum(centred=self.estimator in estimators.CENTRED)
+        self.error_bound = estimators.rankme_error(found)
+        if self.blocks > 1 and self.estimator in estimators.SMOOTH:
+            self.stderr = estimators.stderrs(gram, (self.estimator,))[self.estimator]
+        return self._valued(found)
+
+    def _grow(self, width: int) -> None:
+        """To the first batch's width, and out of inference mode, whose tensors cannot be changed later."""
+        if not self.sums.shape[-1]:
+            self.sums = self._empty(width).to(self.sums.device)
+        if self.sums.shape[-1] != width:
+            raise ValueError(f"rank: a batch of width {width} after a width of {self.sums.shape[-1]}")
+        if self.sums.is_inference():
+            self.sums = self.sums.clone()
+
+
+def _check(embeddings: Tensor) -> None:
+    if embeddings.device.type == "cpu":
+        spectrum.as_matrix(embeddings)
+    elif embeddings.is_complex():
+        raise ValueError(f"rank: features of type {embeddings.dtype}; real or integer numbers are needed")
+    spectrum.check_shape(embeddings.shape)
+
+
+class _Parts:
+    """Views of the state of blocks (B, K + 3 or more, K): Gram matrix, sum and origin of `Sums`, number, and products.
+
+    One tensor, so that what is gathered from the processes belongs together. Of the Gram matrix the lower triangle counts.
+    """
+
+    def __init__(self, state: Tensor):
+        width = state.shape[-1]
+        self.gram, self.total, self.origin = state[..., :width, :], state[..., width, :], state[..., width + 1, :]
+        self.n, self.product = state[..., width + 2, :1], state[..., width + 3 :, :]
+
+    @property
+    def single(self) -> bool:
+        return self.product.shape[-2] > 0
+
+    def accumulate(self, b: int, rows: Tensor) -> None:
+        """Add float64 rows (n, K) to block b."""
+        rows = rows - self.origin[b]
+        self.n[b] += len(rows)
+        self.total[b] += rows.sum(0)
+        if self.single:
+            self.gram[b] += (rows.float().T @ rows.float()).double()
+            self.product[b] += (rows @ _probes(rows).T).T @ rows
+        elif rows.device.type == "cpu":
+            rank_k_update(rows.numpy(), self.gram[b].numpy().T)
+        else:
+            self.gram[b].addmm_(rows.T, rows)
+
+    def as_sums(self) -> list[Sums]:
+        """One for each block, on the CPU."""
+        blocks = []
+        for n, total, origin, gram, product in zip(*(t.cpu().numpy() for t in (
+                self.n[:, 0], self.total, self.origin, self.gram, self.product))):  # fmt: skip
+            part = Sums(origin, 1.0, self.single)
+            part.n, part.total, part.gram = int(n), total, gram.T
+            part.product = product.T if self.single else None
+            blocks.append(part)
+        return blocks
+
+
+def add_up(states: Tensor) -> Tensor:
+    """The sums of several processes (P, B, rows, K), each about its own origin, about the mean of these: (B, rows, K)."""
+    whole = torch.zeros_like(states[0])
+    old, new = _Parts(states), _Parts(whole)
+    n = old.n.sum(0)
+    new.n[:] = n
+    new.origin[:] = (old.origin * old.n).sum(0) / n.clamp(min=1)
+    for p in range(len(states)):
+        step = old.origin[p] - new.origin
+        both = old.total[p].unsqueeze(-1) * step.unsqueeze(-2)
+        change = both + both.mT + old.n[p].unsqueeze(-1) * step.unsqueeze(-1) * step.unsqueeze(-2)
+        new.gram += old.gram[p] + change
+        new.total += old.total[p] + old.n[p] * step
+        if new.single:
+            new.product += old.product[p] + _probes(states) @ change
+    return whole
+
+
+def _probes(like: Tensor) -> Tensor:
+    return torch.from_numpy(probes(like.shape[-1]).T).to(like)
+
+
+def _solver(device: torch.device):
+    """Eigenvalues on the device; on the CPU where that is slower to be asked, or where the device's solver fails."""
+    if device.type != "cuda":
+        return spectrum.eigenvalues
+
+    def solve(gram: np.ndarray) -> np.ndarray:
+        try:
+            return torch.linalg.eigvalsh(torch.from_numpy(gram).to(device), UPLO="U").flip(0).cpu().numpy()
+        except torch.linalg.LinAlgError as error:
+            warnings.warn(f"rank: the eigenvalues did not converge on {device} ({error}); taken on the CPU", stacklevel=2)
+            return spectrum.eigenvalues(gram)
+
+    return solve
+
+
+class RankMe(SpectrumMetric):
+    """RankMe of all embeddings seen: see `estimators.rankme` and `SpectrumMetric`. Compare runs of one method only."""
+
+    estimator = "rankme"
+
+
+class ClassicalRank(SpectrumMetric):
+    """See `estimators.classical_rank`."""
+
+    estimator = "classical"
+
+
+class EffectiveRank(SpectrumMetric):
+    """See `estimators.effective_rank`."""
+
+    estimator = "effective_rank"
+
+
+class StableRank(SpectrumMetric):
+    """See `estimators.stable_rank`."""
+
+    estimator = "stable_rank"
+
+
+class ParticipationRatio(SpectrumMetric):
+    """See `estimators.participation_ratio`."""
+
+    estimator = "participation_ratio"
+
+
+class NESum(SpectrumMetric):
+    """See `estimators.nesum`."""
+
+    estimator = "nesum"
+
+
+class PseudoConditionNumber(SpectrumMetric):
+    """See `estimators.pseudo_condition_number`."""
+
+    estimator = "pseudo_condition"
+
+
+class AlphaReQ(SpectrumMetric):
+    """See `estimators.alpha_req`: the nearer to 1 the better."""
+
+    estimator = "alpha_req"
+
+
+class AlphaReQFull(SpectrumMetric):
+    """See `estimators.alpha_req_full`."""
+
+    estimator = "alpha_req_full"
+
+
+class RowsMetric(_EstimatorMetric):
+    """An estimator that needs all embeddings (n, K) at once: they are kept on their device, as they come."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_state("rows", [], "cat")
+
+    def update(self, embeddings: Tensor) -> None:
+        """Keeps the rows of a batch (n, K)."""
+        spectrum.as_matrix(embeddings)
+        self.rows.append(embeddings.detach())
+
+    def compute(self) -> Tensor:
+        if isinstance(self.rows, list) and not self.rows:
+            raise ValueError("rank: no samples; call update first")
+        return self._valued(dim_zero_cat(self.rows))
+
+
+class SelfCluster(RowsMetric):
+    """See `features.self_cluster`."""
+
+    estimator = "self_cluster"
+
+
+class Coherence(RowsMetric):
+    """See `features.coherence`."""
+
+    estimator = "coherence"
+
+
+class CLID(RowsMetric):
+    """See `features.clid`."""
+
+    estimator = "clid"
+
+
+class LiDAR(_EstimatorMetric):
+    """LiDAR of all views (q, n, K) seen, see `features.lidar`: K x K sums, made on the CPU, that add up over processes."""
+
+    estimator = "lidar"
+
+    def __init__(self, width: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        size = width or 1
+        for name, shape in {"n": (), "freedom": (), "total": (size,), "outer": (size, size), "within": (size, size)}.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), "sum")
+
+    def update(self, views: Tensor) -> None:
+        """Adds q views of each of n samples, (q, n, K) with one q of 2 or more."""
+        for name, value in zip(("n", "freedom", "total", "outer", "within"), features.lidar_sums(views)):
+            old = getattr(self, name)
+            setattr(self, name, old + torch.as_tensor(value, dtype=torch.float64, device=old.device))
+
+    def compute(self) -> Tensor:
+        sums = [getattr(self, name).cpu().numpy() for name in ("total", "outer", "within")]
+        value = features.lidar_of_sums(int(self.n), int(self.freedom), *sums)
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
