@@ -19,8 +19,8 @@ METHOD_CODE = {
     "VICReg-ctr": ("methods/vicreg_ctr.py", "methods/vicreg_exp.py", "methods/vicreg.py"),
     "DINO": ("methods/dino.py",),
 }
-SPECTRA_CODE = ("spectra.py", "embed.py", "networks.py", "rank/spectrum.py", "rank/sums.py", "rank/estimators.py",
-                "rank/features.py")
+SPECTRA_CODE = ("spectra.py", "embed.py", "networks.py", "rank/spectrum.py", "rank/sums.py", "rank/triangle.py",
+                "rank/estimators.py", "rank/features.py")
 PROBE_CODE = ("evaluate.py", "embed.py", "networks.py", "probes/sgd.py", "probes/linear.py", "probes/mlp.py",
               "probes/knn.py", "probes/svm.py")
 RANK_CODE = ("ranks.py", "rank/estimators.py")

@@ -40,6 +40,9 @@ class SpectrumMetric(_EstimatorMetric):
     `compute` then sets the attribute `stderr`, a delete-one-block jackknife (not for ClassicalRank). precision
     "float32" multiplies in float32. `compute` sets `error_bound`, of RankMe's relative error from arithmetic.
 
+    Near collapse `spectrum.Gram` sees more: a Metric keeps Gram matrices only, which add up over processes, and its RankMe
+    of a rank-one float32 matrix is 1e-5 off (its bound says so).
+
     `update` raises ValueError as `spectrum.Gram.update` does; on an accelerator NaN and infinity are found by `compute`
     instead, which spares a wait for the device in every step. Not for devices without float64: leave the metric on the
     CPU there, batches follow it.

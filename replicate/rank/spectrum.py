@@ -5,16 +5,17 @@ parts add up to the Gram of the whole. Its eigenvalues are the squared singular 
 halves the digits, and a float32 Gram is wrong by up to 23 % on a collapsed spectrum, the one that RankMe is about.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from replicate.rank.sums import Sums, frame
+from replicate.rank.sums import EPS64, Sums, frame
+from replicate.rank.triangle import Triangle, is_collapsed
 
 ROWS = 1024  # rows worked on at a time: in float64 they stay in the cache
 PRECISIONS = ("float64", "float32")
-EPS64 = float(np.finfo(np.float64).eps)
 # A Gram matrix has no negative eigenvalue: the lowest one computed tells how large the rounding is. Eigenvalues up to
 # ROUNDING times that, or FLOOR machine epsilons of the largest, are taken for zero: their square roots would add 6e-5
 # to the RankMe of a rank-one matrix (K = 1024). Measured up to K = 2048 and N = 400,000: rounding is at most 8
@@ -51,10 +52,10 @@ def of(matrix, precision: str = "float64") -> Spectrum:
 class Gram:
     """Adds up batches of features of one width and gives their spectrum.
 
-    Until K rows have come they are kept as they are, so N < K is as exact as a float64 SVD. From then on a squared
-    singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
-    that is large), and below it comes as zero. RankMe is within 1e-6 of the SVD's for spectra down to 1/i^2 (K = 2048),
-    plateaus, low ranks and large means; for steeper ones `estimators.rankme_error` bounds what is lost (1e-4 for 1/i^3).
+    Until 2 K rows have come they are kept as they are: fewer than K are as exact as a float64 SVD. From then on a Gram
+    matrix stands for them, or, where these first rows are collapsed, the triangle of a QR decomposition, which takes two to
+    three times as long and sees what a Gram matrix does not. RankMe is within 1e-6 of a float64 SVD's either way;
+    `estimators.rankme_error` bounds the error of the case at hand.
 
     precision "float32" multiplies in float32, faster where K is large, and measures its error, so that the bounds hold.
     blocks: deal the rows to so many Grams, for `leave_one_out`; takes so many times the memory.
@@ -64,8 +65,9 @@ class Gram:
         check_precision(precision)
         self.width, self.precision, self.blocks = width, precision, blocks
         self.n_samples = 0
-        self._rows: list[np.ndarray] = []  # until there are `width` of them
-        self._sums: list[Sums] = []  # from then on, those of each block
+        self._rows: list[np.ndarray] = []  # until there are 2 K of them
+        self._sums: list[Sums] = []  # from then on, those of each block (none where a triangle does without)
+        self._triangle: Triangle | None = None
         self._solve = eigenvalues
 
     @classmethod
@@ -96,17 +98,20 @@ class Gram:
                 raise ValueError(f"rank: a Gram of {name} {theirs} does not merge into one of {name} {mine}")
         for rows in list(other._rows):
             self._add(rows)
-        if other._sums:
-            sums = [part.copy() for part in other._sums]  # other may be self
-            if self._sums:
-                for own, part in zip(self._sums, sums):
-                    own.add(part)
-            else:
-                self._sums = sums
-                for rows in self._rows:
-                    self._accumulate(rows)
-                self._rows = []
-            self.n_samples += other.n_samples
+        if not other._seen:
+            return
+        other = copy.deepcopy(other)  # it may be this one
+        if not self._seen:
+            self._sums, self._triangle = other._sums, other._triangle
+            for rows in self._rows:
+                self._accumulate(rows)
+            self._rows = []
+        else:
+            if self._triangle or other._triangle:
+                self._as_triangle().add(other._as_triangle())
+            for own, part in zip(self._sums, other._sums):
+                own.add(part)
+        self.n_samples += other.n_samples
 
     def all_reduce(self, group=None) -> "Gram":
         """A Gram of the rows of all processes of a torch.distributed group, on each of them; this one stays as it is.
@@ -123,10 +128,10 @@ class Gram:
 
         whole = Gram(self.width, precision=self.precision, blocks=self.blocks)
         counts = gathered(self.n_samples)
-        if sum(counts) < self.width:
-            for rows in gathered(self._rows):
-                for part in rows:
-                    whole._add(part)
+        collapsed = any(gathered(self._triangle is not None))
+        if sum(counts) < 2 * self.width or collapsed:
+            for part in gathered(self):
+                whole.merge(part)
             return whole
         frames = [found for found in gathered(self._frame()) if found]
         unit = max(unit for _, unit in frames)
@@ -155,16 +160,23 @@ class Gram:
         """The `Spectrum` of all rows so far. `centred=False` saves the time of the centred one. ValueError if none came."""
         if not self.n_samples:
             raise ValueError("rank: no samples; call update first")
-        if not self._sums:
-            return _of_rows(np.concatenate(self._rows))
-        return of_sums(self._whole(), centred, self._solve)
+        if self._triangle:
+            return _of_triangle(self._triangle, centred)
+        if self._sums:
+            return of_sums(self._whole(), centred, self._solve)
+        rows = np.concatenate(self._rows)
+        if self.n_samples >= self.width:
+            sums = self._sums_of(rows)
+            if self.precision == "float32" or not is_collapsed(sums):
+                return of_sums(sums, centred, self._solve)
+        return _of_rows(rows)
 
     def leave_one_out(self, centred: bool = True) -> list[Spectrum]:
         """The spectra without each block in turn; row i is of block i mod blocks, so have the rows in random order.
 
         With no more rows than blocks, the spectra without each row; none of a single row or block.
         """
-        if not self._sums:
+        if not self._seen:
             rows = np.concatenate(self._rows)
             block = np.arange(len(rows)) % self.blocks
             return [_of_rows(rows[block != b]) for b in np.unique(block) if (block != b).any()]
@@ -182,21 +194,38 @@ class Gram:
             whole.add(part)
         return whole
 
+    @property
+    def _seen(self) -> bool:
+        """Whether sums or a triangle stand for the rows."""
+        return bool(self._sums or self._triangle)
+
+    def _sums_of(self, rows: np.ndarray) -> Sums:
+        sums = Sums(*frame(rows), self.precision == "float32")
+        for start in range(0, len(rows), ROWS):
+            sums.accumulate(rows[start : start + ROWS])
+        return sums
+
     def _add(self, rows: np.ndarray) -> None:
-        if self._sums:
-            self._accumulate(rows)
-        else:
-            self._rows.append(rows)
         self.n_samples += len(rows)
-        if not self._sums and self.n_samples >= self.width:
+        if self._seen:
+            self._accumulate(rows)
+            return
+        self._rows.append(rows)
+        if self.n_samples >= 2 * self.width:
             self._flush()
 
     def _flush(self) -> None:
-        """From kept rows to sums."""
+        """From kept rows to sums, and to a triangle where they are collapsed."""
         rows = np.concatenate(self._rows)
         self._rows = []
-        first = Sums(*frame(rows), self.precision == "float32")
-        self._sums = [first] + [first.copy() for _ in range(self.blocks - 1)]
+        sums = self._sums_of(rows)
+        if self.precision == "float64" and is_collapsed(sums):
+            self._triangle = Triangle(sums.origin, sums.unit)
+        if self.blocks == 1 and not self._triangle:
+            self._sums = [sums]
+            return
+        if self.blocks > 1:
+            self._sums = [Sums(sums.origin, sums.unit, self.precision == "float32") for _ in range(self.blocks)]
         self._accumulate(rows)
 
     def _accumulate(self, rows: np.ndarray) -> None:
@@ -204,6 +233,16 @@ class Gram:
         for b, part in enumerate(self._sums):
             if len(mine := rows[(b - seen) % self.blocks :: self.blocks]):
                 part.accumulate(mine)
+        if self._triangle:
+            self._triangle.accumulate(rows)
+
+    def _as_triangle(self) -> Triangle:
+        """That of the rows, if only from their sums, kept from now on."""
+        if not self._triangle:
+            self._triangle = Triangle.of_sums(self._whole())
+            if self.blocks == 1:
+                self._sums = []
+        return self._triangle
 
 
 def eigenvalues(gram: np.ndarray) -> np.ndarray:
@@ -238,6 +277,13 @@ def _without_rounding(values: np.ndarray, error: float) -> tuple[np.ndarray, flo
     return np.where(values > rounding, values, 0.0), rounding + error
 
 
+def _of_triangle(triangle: Triangle, centred: bool) -> Spectrum:
+    raw, values = triangle.singular_values(centred)
+    width = len(triangle.origin)
+    return Spectrum(raw[: triangle.n] * triangle.unit, values[: triangle.n] * triangle.unit, triangle.n, width,
+                    _svd_error(raw))  # fmt: skip
+
+
 def _of_rows(rows: np.ndarray) -> Spectrum:
     raw = np.linalg.svd(rows, compute_uv=False)
     centred = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
@@ -248,7 +294,7 @@ def _of_rows(rows: np.ndarray) -> Spectrum:
 
 
 def _svd_error(matrix: np.ndarray) -> float:
-    """Of a squared singular value near zero, as a part of the largest squared."""
+    """By an SVD: of a squared singular value near zero, as a part of the largest squared."""
     return (max(matrix.shape) * EPS64) ** 2
 
 

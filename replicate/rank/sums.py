@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+EPS64 = float(np.finfo(np.float64).eps)
 PROBES = 8  # random vectors on which the error of a float32 Gram is measured
 RAISE = 2.0**40  # rows that exceed the unit so many times raise it
 
