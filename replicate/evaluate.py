@@ -88,7 +88,8 @@ def evaluate(profile: Profile, run: Run, seed: int, datasets: list[str], device:
         clean = embed(network, images.train_eval)
         new_spectra = not study.is_done(profile, run, seed, "spectra", dataset)
         is_source = dataset == profile.source_of(run)
-        views = views_of(network, images, clean) if (new_spectra and is_source) or (probes and not images.multilabel) else None
+        needed = (new_spectra and is_source) or (probes and not images.multilabel)
+        views = views_of(network, images, clean) if needed else None
         if new_spectra:
             spectra.write(profile, run, seed, dataset, network, clean, views)
         if probes:

@@ -51,7 +51,7 @@ def test_self_cluster_is_the_formula_on_the_n_by_n_matrix(n):
 
 
 def test_self_cluster_leaves_out_rows_of_zeros():
-    value, detail = features._self_cluster(np.r_[np.zeros((7, 40)), GAUSSIAN])
+    value, detail = features.self_cluster_row(np.r_[np.zeros((7, 40)), GAUSSIAN])
     assert value == pytest.approx(self_cluster(GAUSSIAN), rel=1e-12)
     assert "zero_rows=7" in detail and "n=307" in detail and "k=40" in detail
 
@@ -85,7 +85,7 @@ def test_coherence_is_that_of_an_svd(n, decay):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_coherence_of_a_low_rank_matrix_is_that_of_its_factor(dtype):
     factor = np.random.default_rng(5).standard_t(3, size=(1500, 6))
-    value, detail = features._coherence((factor @ ROTATION[:6]).astype(dtype))
+    value, detail = features.coherence_row((factor @ ROTATION[:6]).astype(dtype))
     assert value == pytest.approx(coherence(factor), rel=1e-4)
     assert "rank=6" in detail and "n=1500" in detail and "k=40" in detail
 
@@ -94,7 +94,7 @@ def test_coherence_of_a_low_rank_matrix_is_that_of_its_factor(dtype):
 def test_coherence_counts_singular_values_above_rounding(n):
     left = np.linalg.qr(np.random.default_rng(21).normal(size=(n, 3)))[0]
     cut = np.sqrt(max(n, 40) * np.finfo(np.float64).eps)  # 7e-7 and 9e-8
-    _, detail = features._coherence(left * [1e3, 2e3 * cut, 5e2 * cut] @ ROTATION[:3])
+    _, detail = features.coherence_row(left * [1e3, 2e3 * cut, 5e2 * cut] @ ROTATION[:3])
     assert "rank=2" in detail
 
 
@@ -167,12 +167,12 @@ def test_clid_takes_different_rows(monkeypatch):
 
 
 def test_clid_detail_says_how_many_rows(monkeypatch):
-    value, detail = features._clid(GAUSSIAN)
+    value, detail = features.clid_row(GAUSSIAN)
     expected = clid(GAUSSIAN)
     assert value == expected[2]
     assert f"cl={expected[0]:.4f} id={expected[1]:.4f}" in detail and "rows=300 of 300" in detail and "seed=0" in detail
     monkeypatch.setattr(features, "MAX_SAMPLES", 100)
-    value, detail = features._clid(GAUSSIAN)
+    value, detail = features.clid_row(GAUSSIAN)
     assert value == clid(GAUSSIAN, max_samples=100)[2] and "rows=100 of 300" in detail
 
 
@@ -251,7 +251,7 @@ def test_lidar_needs_two_views_two_samples_and_a_regular_scatter():
 
 
 def test_lidar_detail():
-    value, detail = features._lidar(two_covariances())
+    value, detail = features.lidar_row(two_covariances())
     assert value == lidar(two_covariances())
     assert "delta=0.0001 eps=1e-07" in detail and "views=3" in detail and "n=400" in detail and "k=6" in detail
 

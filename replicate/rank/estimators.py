@@ -229,10 +229,10 @@ ESTIMATORS = {
     "pseudo_condition": Estimator(_raw(pseudo_condition_number), "spectrum", "higher", "smallest over largest value"),
     "alpha_req": Estimator(_alpha_req, "spectrum", "one", "decay of eigenvalues 4 to 100, its authors' window"),
     "alpha_req_full": Estimator(_alpha_req_full, "spectrum", "one", "decay of all eigenvalues"),
-    "self_cluster": Estimator(features._self_cluster, "features", "lower", "mean squared cosine beyond random directions"),
-    "coherence": Estimator(features._coherence, "features", "lower", "largest leverage of a sample"),
-    "clid": Estimator(features._clid, "features", "higher", "learnability of clusters plus intrinsic dimension"),
-    "lidar": Estimator(features._lidar, "views", "higher", "rank of between- over within-sample scatter"),
+    "self_cluster": Estimator(features.self_cluster_row, "features", "lower", "mean squared cosine beyond random directions"),
+    "coherence": Estimator(features.coherence_row, "features", "lower", "largest leverage of a sample"),
+    "clid": Estimator(features.clid_row, "features", "higher", "learnability of clusters plus intrinsic dimension"),
+    "lidar": Estimator(features.lidar_row, "views", "higher", "rank of between- over within-sample scatter"),
 }
 SPECTRAL = tuple(name for name, estimator in ESTIMATORS.items() if estimator.needs == "spectrum")
 CENTRED = ("participation_ratio", "nesum", "alpha_req", "alpha_req_full")  # of the centred spectrum

@@ -173,26 +173,26 @@ def lidar_of_sums(n, freedom, total, outer, within, delta: float = DELTA, eps: f
 # value and detail, for the table of estimators
 
 
-def _self_cluster(features):
+def self_cluster_row(features):
     rows = as_matrix(features)
     zeros = int(np.sum(~rows.any(axis=1)))
     return self_cluster(rows), f"n={len(rows)} k={rows.shape[1]} zero_rows={zeros}"
 
 
-def _coherence(features):
+def coherence_row(features):
     rows = as_matrix(features)
     value, rank = _coherence_and_rank(rows)
     return value, f"n={len(rows)} k={rows.shape[1]} rank={rank}"
 
 
-def _clid(features):
+def clid_row(features):
     rows = as_matrix(features)
     learnability, dimension, value = clid(rows, max_samples=MAX_SAMPLES)
     seen = min(len(rows), MAX_SAMPLES)
     return value, f"cl={learnability:.4f} id={dimension:.4f} rows={seen} of {len(rows)} seed=0"
 
 
-def _lidar(views):
+def lidar_row(views):
     views = _views(views)
     return lidar(views), f"delta={DELTA:g} eps={EPS:g} views={len(views)} n={views.shape[1]} k={views.shape[2]}"
 
