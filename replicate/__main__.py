@@ -31,8 +31,8 @@ RANK_EXAMPLES = """examples:
   python -m replicate rank shards/ --json
   python -m replicate rank runs/*.npy --csv > ranks.csv && python -m replicate select ranks.csv
 
---all: SelfCluster, coherence and CLID look at the rows themselves, at a random part (seed 0) of what exceeds 1 GB, and
-say so; CLID at 10,000 rows. LiDAR needs several views a sample: an array (views, samples, width).
+--all: SelfCluster, coherence and CLID look at the rows themselves, at a random part (seed 0) of what exceeds 256 MB,
+and say so; CLID at 10,000 rows. LiDAR needs several views a sample: an array (views, samples, width).
 --json, --csv: file, estimator, value, stderr, n_samples, width, error_bound (relative, of rankme), detail.
 Exit status: 0; 2 where a file could not be ranked (one line says why), the others are.
 """

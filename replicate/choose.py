@@ -155,7 +155,7 @@ def _chosen(table, group, name, first, swept, accuracy, noise) -> tuple[list[dic
         remarks += [f"{_where(group)}left out, without a finite {column}: {', '.join(lost)}"] if len(lost) else []
     if not len(candidates):
         return [], [*remarks, f"{_where(group)}no run has a finite {name}, nothing to choose"]
-    picks = {name: _pick(candidates, name)}
+    picks = {name: select.by_estimator(candidates, name)}
     if swept and ESTIMATORS[name].better == "higher":
         tolerance, source = _noise(table, name, accuracy, noise)
         ordered = candidates.dropna(subset=[swept])
@@ -172,13 +172,6 @@ def _chosen(table, group, name, first, swept, accuracy, noise) -> tuple[list[dic
                      "rank": row[name], "swept": swept or "", "swept_value": row[swept] if swept else np.nan,
                      "candidates": len(candidates), "left_out": len(group) - len(candidates)})  # fmt: skip
     return rows, remarks
-
-
-def _pick(candidates, name) -> str:
-    better = ESTIMATORS[name].better
-    if better == "one":
-        return select.nearest_one(candidates, name)
-    return select.highest(candidates if better == "higher" else candidates.assign(**{name: -candidates[name]}), name)
 
 
 def _noise(table, name, accuracy, noise) -> tuple[float | None, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from replicate.grid import HYPERPARAMETERS, METHODS, SWEPT
+from replicate.rank.estimators import ESTIMATORS
 
 COLUMNS = ["source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
            "value"]
@@ -115,6 +116,15 @@ def nearest_one(candidates: pd.DataFrame, column: str) -> str | None:
     return candidates.loc[values.idxmin(), "run"] if len(values) else None
 
 
+def by_estimator(candidates: pd.DataFrame, name: str) -> str | None:
+    """The run that an estimator of ESTIMATORS prefers: highest, lowest or nearest 1."""
+    better = ESTIMATORS[name].better
+    if better == "one":
+        return nearest_one(candidates, name)
+    lower = better == "lower" and name in candidates
+    return highest(candidates.assign(**{name: -candidates[name]}) if lower else candidates, name)
+
+
 def _values(candidates: pd.DataFrame, column: str) -> pd.Series:
     return candidates[column].dropna() if column in candidates else pd.Series(dtype=float)
 
@@ -159,14 +169,12 @@ def choose(candidates: pd.DataFrame, selector: str, sweep: str, noise: float, ev
         return highest(candidates, "imagenet")
     if selector == "rankme_plateau":
         return first_on_plateau(candidates, "rankme", sweep, noise)
-    if selector.startswith("alpha_req"):
-        return nearest_one(candidates, selector)
-    return highest(candidates, selector)
+    return by_estimator(candidates, selector) if selector in ESTIMATORS else highest(candidates, selector)
 
 
 def selectors(source: str, method: str) -> list[str]:
     """Who chooses from a sweep of `method` pretrained on `source`."""
-    names = ["oracle", "task_oracle", "rankme", "rankme_plateau", "classical", "alpha_req", "alpha_req_full"]
+    names = ["oracle", "task_oracle", "rankme_plateau", *ESTIMATORS]
     names += ["rankme_prototype"] if method == "DINO" else []
     return names + ([] if source == "imagenet" else ["imagenet_oracle"])
 

@@ -15,14 +15,13 @@ import numpy as np
 
 from replicate.errors import UserError
 from replicate.rank import files
-from replicate.rank.estimators import ESTIMATORS, SPECTRAL, rankme_error, stderrs
+from replicate.rank.estimators import ESTIMATORS, SMOOTH, rankme_error, stderrs
 from replicate.rank.spectrum import Gram, Spectrum
 
 KEYS = ("file", "estimator", "value", "stderr", "n_samples", "width", "error_bound", "detail")
 BLOCKS = 20  # of the jackknife
-FEATURES = 2**30  # bytes of features that the estimators which need them look at; of more rows a random part
+FEATURES = 2**28  # bytes of features that the estimators which need them look at; of more rows a random part
 QUIET, EVERY = 3, 15  # seconds before a read shows progress, and between the lines of one that is not on a terminal
-STEPPED = ("classical",)  # an integer, in whose steps the jackknife finds no error
 PLOTS = (".png", ".pdf", ".svg")
 IN_LEGEND = 12
 
@@ -43,7 +42,7 @@ def rank(matrix: files.Matrix, everything=False, precision="float64", errors=Fal
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        gram = Gram(matrix.width, precision=precision, **({"blocks": BLOCKS} if errors else {}))
+        gram = Gram(matrix.width, precision=precision, blocks=BLOCKS if errors else 1)
         for chunk in _chunks(matrix):
             try:
                 gram.update(chunk)
@@ -51,7 +50,7 @@ def rank(matrix: files.Matrix, everything=False, precision="float64", errors=Fal
                 raise UserError(_where(matrix, gram.n_samples, chunk, error)) from error
         spectrum = gram.spectrum(centred=everything)
         names = ESTIMATORS if everything else ("rankme",)
-        found = stderrs(gram, [name for name in names if name in SPECTRAL and name not in STEPPED]) if errors else {}
+        found = stderrs(gram, [name for name in names if name in SMOOTH]) if errors else {}
         del gram
         rows = _rows(matrix, spectrum, names, found)
     for message in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):

@@ -2,7 +2,8 @@
 
 The K x K Gram matrix is summed in float64 by symmetric rank-k updates, so memory does not grow with N and Grams of
 parts add up to the Gram of the whole. Its eigenvalues are the squared singular values. float32 would not do: squaring
-halves the digits, and a float32 Gram is wrong by up to 23 % on a collapsed spectrum, the one that RankMe is about.
+halves the digits, and a float32 Gram is wrong by up to 23 % on a collapsed spectrum, the one that RankMe is about. Where
+float64 would not do either, a QR decomposition takes the Gram matrix's place.
 """
 
 import copy
