@@ -63,7 +63,7 @@ def reference(features):
 
 def ours(precision):
     def contender(features):
-        gram = spectrum.Gram(features.shape[1], precision=precision)
+        gram = spectrum.Gram(features.shape[1], exact=True, precision=precision)
         gram.update(features)
         found = gram.spectrum(centred=False)
         return estimators.rankme(found.singular_values), estimators.rankme_error(found)

@@ -36,7 +36,7 @@ def write(profile: Profile, run: Run, seed: int, dataset: str, network, clean: d
 def described(features, seed: int = 0, blocks: int = 1) -> dict:
     """The spectrum of features (N, K) as lists, with the jackknife's standard errors where there are blocks."""
     try:
-        gram = Gram(features.shape[1], blocks=blocks)
+        gram = Gram(features.shape[1], exact=True, blocks=blocks)
         gram.update(features if blocks == 1 else features[_order(features, seed)])
     except ValueError as error:  # features that are not finite: this cell fails, the study goes on
         return {"error": str(error)}
@@ -61,7 +61,7 @@ def convergence(name: str, features: np.ndarray, seed: int) -> list[dict]:
     if not np.isfinite(features).all():
         return []
     order = _order(features, seed)
-    gram, rows, first = Gram(features.shape[1]), [], 0
+    gram, rows, first = Gram(features.shape[1], exact=True), [], 0
     for last in (max(2, round(fraction * len(features))) for fraction in FRACTIONS):
         gram.update(features[order[first:last]])
         rows.append({"features": name, **as_lists(gram.spectrum())})

@@ -31,7 +31,7 @@ def with_singular_values(values, n, seed=0):
 
 
 def streamed(matrix, size):
-    gram = spectrum.Gram(matrix.shape[1])
+    gram = spectrum.Gram(matrix.shape[1], exact=True)
     for start in range(0, len(matrix), size):
         gram.update(matrix[start : start + size])
     return gram
@@ -291,9 +291,9 @@ def test_collapsed_and_other_parts_merge_either_way():
     low = 5 + np.outer(rng.normal(size=400), rng.normal(size=32)).astype(np.float32)
     for parts in ((flat, low), (low, flat), (low, few), (few, low), (low[:200], low[200:]), (low[:100], few, low, flat)):
         for blocks in (1, 4):
-            whole, expected = spectrum.Gram(32, blocks=blocks), spectrum.Gram(32)
+            whole, expected = spectrum.Gram(32, exact=True, blocks=blocks), spectrum.Gram(32, exact=True)
             for part in parts:
-                gram = spectrum.Gram(32, blocks=blocks)
+                gram = spectrum.Gram(32, exact=True, blocks=blocks)
                 gram.update(part)
                 whole.merge(gram)
                 expected.update(part)

@@ -57,7 +57,7 @@ def test_streamed_shuffled_and_merged(matrix, size, seed, data):
     first.merge(second)
     assert value(first) == pytest.approx(expected, **EXACT)
     assert len(first.spectrum().singular_values) == min(matrix.shape)
-    blocks = spectrum.Gram(matrix.shape[1], blocks=3)
+    blocks = spectrum.Gram(matrix.shape[1], exact=True, blocks=3)
     blocks.update(matrix)
     assert value(blocks) == pytest.approx(expected, **EXACT)
 
@@ -91,7 +91,7 @@ distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank,
 found = []
 for matrix, cut in cases:
     mine = matrix[:cut] if rank == 0 else matrix[cut:]
-    gram = spectrum.Gram(matrix.shape[1])
+    gram = spectrum.Gram(matrix.shape[1], exact=True)
     metrics = [RankMe(matrix.shape[1], stderr=True), StableRank(matrix.shape[1])]
     if len(mine):
         gram.update(mine)

@@ -42,7 +42,7 @@ def rank(matrix: files.Matrix, everything=False, precision="float64", errors=Fal
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        gram = Gram(matrix.width, precision=precision, blocks=BLOCKS if errors else 1)
+        gram = Gram(matrix.width, exact=True, precision=precision, blocks=BLOCKS if errors else 1)
         for chunk in _chunks(matrix):
             try:
                 gram.update(chunk)

@@ -45,7 +45,7 @@ class Spectrum:
 def of(matrix, precision: str = "float64") -> Spectrum:
     """Spectrum of a whole (N, K) matrix; what `Gram` accepts and raises holds for it."""
     matrix = as_matrix(matrix)
-    gram = Gram(matrix.shape[1], precision=precision)
+    gram = Gram(matrix.shape[1], exact=True, precision=precision)
     gram.update(matrix)
     return gram.spectrum()
 
@@ -53,18 +53,20 @@ def of(matrix, precision: str = "float64") -> Spectrum:
 class Gram:
     """Adds up batches of features of one width and gives their spectrum.
 
-    Until 2 K rows have come they are kept as they are: fewer than K are as exact as a float64 SVD. From then on a Gram
-    matrix stands for them, or, where these first rows are collapsed, the triangle of a QR decomposition, which takes two to
-    three times as long and sees what a Gram matrix does not. RankMe is within 1e-6 of a float64 SVD's either way;
-    `estimators.rankme_error` bounds the error of the case at hand.
+    Until 2 K rows have come they are kept as they are: fewer than K are as exact as a float64 SVD. From then on a squared
+    singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
+    that is large), and below it comes as zero. RankMe is within 1e-6 of a float64 SVD's for spectra down to 1/i^2 (K =
+    2048), plateaus, low ranks and large means; `estimators.rankme_error` bounds the error of the case at hand.
 
-    precision "float32" multiplies in float32, faster where K is large, and measures its error, so that the bounds hold.
-    blocks: deal the rows to so many Grams, for `leave_one_out`; takes so many times the memory.
+    exact: where the first rows are collapsed beyond that, the triangle of a QR decomposition takes the Gram matrix's
+    place: two to three times slower then, and as exact as an SVD. precision "float32" multiplies in float32, faster where
+    K is large, and measures its error, so that the bounds hold. blocks: deal the rows to so many Grams, for
+    `leave_one_out`; takes so many times the memory.
     """
 
-    def __init__(self, width: int, *, precision: str = "float64", blocks: int = 1):
+    def __init__(self, width: int, *, exact: bool = False, precision: str = "float64", blocks: int = 1):
         check_precision(precision)
-        self.width, self.precision, self.blocks = width, precision, blocks
+        self.width, self.exact, self.precision, self.blocks = width, exact and precision == "float64", precision, blocks
         self.n_samples = 0
         self._rows: list[np.ndarray] = []  # until there are 2 K of them
         self._sums: list[Sums] = []  # from then on, those of each block (none where a triangle does without)
@@ -92,8 +94,8 @@ class Gram:
             self._add(batch[start : start + ROWS].astype(np.float64))
 
     def merge(self, other: "Gram") -> None:
-        """Adds what another Gram of the same width, precision and blocks has seen; the other is left as it is."""
-        for name in ("width", "precision", "blocks"):
+        """Adds what another Gram of the same width and options has seen; the other is left as it is."""
+        for name in ("width", "exact", "precision", "blocks"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"rank: a Gram of {name} {theirs} does not merge into one of {name} {mine}")
@@ -127,7 +129,7 @@ class Gram:
             distributed.all_gather_object(found, value, group)
             return found
 
-        whole = Gram(self.width, precision=self.precision, blocks=self.blocks)
+        whole = Gram(self.width, exact=self.exact, precision=self.precision, blocks=self.blocks)
         counts = gathered(self.n_samples)
         collapsed = any(gathered(self._triangle is not None))
         if sum(counts) < 2 * self.width or collapsed:
@@ -168,7 +170,7 @@ class Gram:
         rows = np.concatenate(self._rows)
         if self.n_samples >= self.width:
             sums = self._sums_of(rows)
-            if self.precision == "float32" or not is_collapsed(sums):
+            if not (self.exact and is_collapsed(sums)):
                 return of_sums(sums, centred, self._solve)
         return _of_rows(rows)
 
@@ -220,7 +222,7 @@ class Gram:
         rows = np.concatenate(self._rows)
         self._rows = []
         sums = self._sums_of(rows)
-        if self.precision == "float64" and is_collapsed(sums):
+        if self.exact and is_collapsed(sums):
             self._triangle = Triangle(sums.origin, sums.unit)
         if self.blocks == 1 and not self._triangle:
             self._sums = [sums]
