@@ -317,8 +317,10 @@ def as_matrix(features) -> np.ndarray:
     if features.dtype.kind not in "fiub":
         raise ValueError(f"rank: features of type {features.dtype}; real or integer numbers are needed")
     check_shape(features.shape)
-    if features.dtype.kind == "f" and not np.isfinite(features).all():
-        raise ValueError("rank: the features hold " + ("NaN" if np.isnan(features).any() else "infinity"))
+    for start in range(0, len(features) if features.dtype.kind == "f" else 0, ROWS):  # a mask of the whole might not fit
+        rows = features[start : start + ROWS]
+        if not np.isfinite(rows).all():
+            raise ValueError("rank: the features hold " + ("NaN" if np.isnan(rows).any() else "infinity"))
     return features
 
 
