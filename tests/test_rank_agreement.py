@@ -21,6 +21,7 @@ from test_rank import streamed
 from replicate.rank import RankMe, metric, spectrum
 from replicate.rank.estimators import ESTIMATORS, SPECTRAL, rankme
 
+pytestmark = pytest.mark.filterwarnings("ignore:rankme")  # matrices of zeros among the drawn
 EXACT = dict(rel=1e-9, abs=1e-9)
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -92,7 +93,7 @@ found = []
 for matrix, cut in cases:
     mine = matrix[:cut] if rank == 0 else matrix[cut:]
     gram = spectrum.Gram(matrix.shape[1], exact=True)
-    metrics = [RankMe(matrix.shape[1], stderr=True), StableRank(matrix.shape[1])]
+    metrics = [RankMe(matrix.shape[1], stderr=True), StableRank(matrix.shape[1]), RankMe(matrix.shape[1], exact=True)]
     if len(mine):
         gram.update(mine)
         for one in metrics:
@@ -139,6 +140,7 @@ def test_two_gloo_processes(cases, tmp_path):
             assert n == len(matrix) and len(raw) == len(centred) == min(matrix.shape)
             assert rankme(raw) == pytest.approx(rankme(whole.singular_values), **EXACT)
             assert values[0] == pytest.approx(rankme(whole.singular_values), **EXACT)
+            assert values[2] == pytest.approx(rankme(whole.singular_values), **EXACT)
             assert values[1] == pytest.approx(ESTIMATORS["stable_rank"].function(whole)[0], **EXACT)
             assert centred == pytest.approx(whole.centred_singular_values, abs=1e-7 * whole.singular_values[0])
         whole = metric.LiDAR()

@@ -66,6 +66,34 @@ def test_half_precision_and_integers_are_converted(embeddings):
         assert float(one.compute()) == pytest.approx(expected(batch), rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [1, 7, 12, 40, 900])
+def test_exact_is_a_float64_svds_near_collapse_too(n):
+    """In batches that leave room below the triangle and some that do not; one of them alone does not."""
+    rng = np.random.default_rng(n)
+    rows = torch.from_numpy((5 + np.outer(rng.normal(size=n), rng.normal(size=12))).astype(np.float32))
+    exact = np.linalg.svd(rows.double().numpy(), compute_uv=False)
+    centred = np.linalg.svd((rows.double() - rows.double().mean(0)).numpy(), compute_uv=False)
+    one = RankMe(exact=True)
+    for batch in rows.split(11 if n < 500 else 77):
+        assert float(one(batch)) == pytest.approx(rankme(np.linalg.svd(batch.double().numpy(), compute_uv=False)), rel=1e-12)
+    assert float(one.compute()) == pytest.approx(rankme(exact), rel=1e-12)
+    assert one.error_bound < 1e-6
+    found = metric._of_rows(one.sums.numpy())
+    assert found.centred_singular_values == pytest.approx(centred, abs=1e-12 * exact[0])
+    assert (found.n_samples, len(found.singular_values)) == (n, min(n, 12))
+
+
+def test_exact_bears_neither_error_bars_nor_float32(embeddings):
+    for other in ({"stderr": True}, {"precision": "float32"}):
+        with pytest.raises(ValueError, match="exact"):
+            RankMe(exact=True, **other)
+    one = RankMe(exact=True)
+    one.update(embeddings)
+    with pytest.raises(ValueError, match="width 5 after a width of 12"):
+        one.update(embeddings[:, :5])
+    assert float(one.compute()) == pytest.approx(expected(embeddings), rel=1e-12)
+
+
 def test_float32_products_come_with_a_bound(embeddings):
     one = RankMe(precision="float32")
     for batch in embeddings.float().split(50):
