@@ -32,7 +32,8 @@ RANK_EXAMPLES = """examples:
   python -m replicate rank runs/*.npy --csv > ranks.csv && python -m replicate select ranks.csv
 
 --all: SelfCluster, coherence and CLID look at the rows themselves, at a random part (seed 0) of what exceeds 256 MB,
-and say so; CLID at 10,000 rows. LiDAR needs several views a sample: an array (views, samples, width).
+and say so; CLID at 10,000 rows. LiDAR needs several views a sample: an array (views, samples, width),
+of which each view of each sample counts as a row for the other estimators.
 --json, --csv: file, estimator, value, stderr, n_samples, width, error_bound (relative, of rankme), detail.
 Exit status: 0; 2 where a file could not be ranked (one line says why), the others are.
 """
@@ -93,7 +94,7 @@ def _rank_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("files", nargs="+", metavar="FILE", help="a file, or a folder of files that make one matrix")
     one.add_argument("--all", action="store_true", help="every estimator, not RankMe only")
     one.add_argument("--stderr", action="store_true", help="jackknife standard errors: another draw of samples, not "
-                     "another training; takes 20 x K x K x 8 bytes of memory")  # fmt: skip
+                     "another training; have the rows in random order; takes 20 x K x K x 8 bytes of memory")  # fmt: skip
     one.add_argument("--key", metavar="NAME", help="array of an .npz, .pt or .safetensors, list column of a .parquet")
     one.add_argument("--drop", metavar="COLUMNS", help="columns of a .csv or .parquet that are no features, by commas")
     one.add_argument("--precision", choices=("float64", "float32"), default="float64",
@@ -310,11 +311,14 @@ def run_stage(args) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return TOOLS.get(args.verb, run_stage)(args)
+        status = TOOLS.get(args.verb, run_stage)(args)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here and not after the end
+        return status
     except UserError as error:
         print(f"replicate {args.verb}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         return 1
     except OSError as error:  # a full disk under a log, a folder that cannot be read
         print(f"replicate {args.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)

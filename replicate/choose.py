@@ -1,7 +1,7 @@
 """`python -m replicate select TABLE.csv`: which run to keep from a user's own sweep, by the rules of select.py."""
 
 import sys
-from pathlib import Path
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ KEYS = ("method", "sweep", "selected_by", "selected_run", "rank", "swept", "swep
         "oracle_accuracy", "gap", "candidates", "left_out")  # fmt: skip
 NOISE = 0.031  # of RankMe: median half-range over mean of the repeated configurations of the mini study
 GROUP = ["method", "sweep"]
-FAILED = r"diverge|fail|crash|kill|not_run"  # in a column `status`: no candidate
+FAILED = r"\b(?:diverged?|fail(?:ed)?|crash(?:ed)?|killed|not_run)\b"  # in a column `status`: no candidate
 RESERVED = (*GROUP, "run", "seed", "status", "n_samples", "width", "error_bound", "stderr")
 NAMED = 20  # columns that an error lists
 
@@ -26,14 +26,22 @@ def read(path) -> pd.DataFrame:
     Takes the CSV of `python -m replicate rank --csv` too, where a file is a run. Raises UserError.
     """
     try:
-        table = pd.read_csv(path, sep="\t" if Path(path).suffix.lower() == ".tsv" else ",", skipinitialspace=True)
+        with open(path, encoding="utf-8-sig") as file:
+            separator = max(",;\t", key=file.readline().count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            table = pd.read_csv(path, sep=separator, skipinitialspace=True, index_col=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a CSV file with one row a run") from None
+    except pd.errors.ParserWarning as error:
+        raise UserError(f"{path}: a row has more fields than the header has names: correct one of them") from error
     except (ValueError, OSError) as error:  # pandas' parsing errors are ValueErrors
         reason = str(getattr(error, "strerror", None) or error).strip().splitlines()[0]
         raise UserError(f"{path}: could not be read as CSV ({reason[:150]}); give a CSV file with one row a "
                         "run") from error  # fmt: skip
     if {"file", "estimator", "value"} <= set(table):
+        table = table[table["value"].astype(str) != "value"]  # the header of a second table appended to the first
+        table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
         order = table["file"].drop_duplicates()
         table = table.pivot_table(index="file", columns="estimator", values="value", sort=False, dropna=False)
         table = table.reindex(order).rename_axis(columns=None).reset_index(names="run")
@@ -101,6 +109,8 @@ def choose(table: pd.DataFrame, by=("rankme",), value: str | None = None, accura
 
 
 def _check(table, by, value, accuracy) -> None:
+    if not by:
+        raise UserError(f"--by names no estimator: it takes {', '.join(ESTIMATORS)}")
     listed = ", ".join([name for name in table if name not in GROUP or (table[name] != "").any()][:NAMED])
     for name in by:
         if name not in ESTIMATORS:
@@ -109,6 +119,8 @@ def _check(table, by, value, accuracy) -> None:
             raise UserError(f"the table has no column '{name}': name one of its estimators in --by; its columns are "
                             f"{listed}")  # fmt: skip
     for name, option in ((value, "--value"), (accuracy, "--accuracy")):
+        if name in ("run", *GROUP, *ESTIMATORS):
+            raise UserError(f"{option} {name}: this column is no {'label' if option == '--accuracy' else 'setting'}")
         if name is not None and name not in table:
             raise UserError(f"the table has no column '{name}', as {option} says; its columns are {listed}")
     if value is not None and pd.to_numeric(table[value], errors="coerce").isna().all():
@@ -157,7 +169,7 @@ def _chosen(table, group, name, first, swept, accuracy, noise) -> tuple[list[dic
         return [], [*remarks, f"{_where(group)}no run has a finite {name}, nothing to choose"]
     picks = {name: select.by_estimator(candidates, name)}
     if swept and ESTIMATORS[name].better == "higher":
-        tolerance, source = _noise(table, name, accuracy, noise)
+        tolerance, source = _noise(table, name, swept, accuracy, noise)
         ordered = candidates.dropna(subset=[swept])
         if tolerance is None:
             remarks.append(f"no plateau rule for {name}; no configuration is repeated: give --noise")
@@ -174,17 +186,18 @@ def _chosen(table, group, name, first, swept, accuracy, noise) -> tuple[list[dic
     return rows, remarks
 
 
-def _noise(table, name, accuracy, noise) -> tuple[float | None, str]:
+def _noise(table, name, swept, accuracy, noise) -> tuple[float | None, str]:
     """Relative tolerance of the plateau and where it is from.
 
     Rows are repeats of one configuration where all other columns but names, seeds, ranks and labels agree.
     """
     if noise is not None:
         return noise, "as --noise says"
-    same = [column for column in table if column in GROUP or column not in (*RESERVED, accuracy, *ESTIMATORS)]
+    same = [column for column in table if column in (*GROUP, swept) or column not in (*RESERVED, accuracy, *ESTIMATORS)]
     there = table.dropna(subset=[name])
     if there.duplicated(same).any():
-        return select.retraining_noise(there, name, same), "from the table's repeated configurations"
+        found = select.retraining_noise(there, name, same)
+        return found if np.isfinite(found) else 0.0, "from the table's repeated configurations"
     return (NOISE, "from repeated trainings in this package's mini study") if name == "rankme" else (None, "")
 
 

@@ -10,7 +10,6 @@ from replicate.rank.spectrum import Gram, Spectrum
 from replicate.results import FEATURES
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the source's images, for the estimators' convergence
-BLOCKS = 20  # of the jackknife
 
 
 def write(profile: Profile, run: Run, seed: int, dataset: str, network, clean: dict, views: dict | None) -> dict:
@@ -19,7 +18,7 @@ def write(profile: Profile, run: Run, seed: int, dataset: str, network, clean: d
     On the source also those of random subsets (convergence), the estimators of features and of `views` {space:
     (q, N, K)}, and for DINO the prototypes'; for DINO on every set those of the L2-normalised embeddings.
     """
-    content = {"spectra": {name: described(clean[name], seed, BLOCKS) for name in FEATURES}, "convergence": [], "estimates": []}
+    content = {"spectra": {name: described(clean[name], seed, estimators.BLOCKS) for name in FEATURES}, "convergence": [], "estimates": []}
     if dataset == profile.source_of(run):
         content["convergence"] = [row for name in FEATURES for row in convergence(name, clean[name], seed)]
         content["estimates"] = [row for name in FEATURES for row in estimates(name, clean[name], views[name])]

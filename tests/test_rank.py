@@ -61,6 +61,19 @@ def test_rankme_of_zeros_is_zero_with_a_warning():
         assert rankme(np.zeros(5)) == 0
 
 
+@pytest.mark.parametrize("values, said", [([np.nan, 1], "NaN"), ([np.inf], "infinite"), ([-1.0, 1], "negative"),
+                                          (np.eye(3), "shape")])  # fmt: skip
+def test_what_cannot_be_a_spectrum_is_an_error(values, said):
+    for estimator in (rankme, effective_rank, stable_rank, participation_ratio, nesum, pseudo_condition_number, alpha_req,
+                      lambda values: classical_rank(values, 9, 9)):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            estimator(values)
+
+
+def test_rankme_of_values_whose_sum_overflows():
+    assert rankme(np.full(64, 1e307)) == pytest.approx(rankme(np.ones(64)), rel=1e-12)
+
+
 def test_classical_rank_threshold_grows_with_the_larger_side():
     values = np.array([1.0, 1e-3, 5e-4, 0])
     assert classical_rank(values, n=1000, k=4) == 3  # threshold 1e-4
@@ -222,6 +235,14 @@ def test_unknown_precision_is_an_error():
         spectrum.of(np.eye(3), "bf16")
 
 
+def test_zeros_before_tiny_rows_do_not_hide_them():
+    tiny = 1e-200 * np.random.default_rng(11).normal(size=(40, 4))
+    gram = spectrum.Gram(4)
+    gram.update(np.zeros((9, 4)))
+    gram.update(tiny)
+    assert rankme(gram.spectrum().singular_values) == pytest.approx(rankme(spectrum.of(tiny).singular_values), rel=1e-9)
+
+
 def test_a_later_batch_may_be_much_larger():
     small, large = np.random.default_rng(9).normal(size=(2, 300, 16))
     gram = spectrum.Gram(16)
@@ -305,10 +326,11 @@ def test_collapsed_and_other_parts_merge_either_way():
 
 
 def test_merging_with_itself_counts_twice():
-    for n in (5, 50):
+    for n in (5, 20, 50):
         matrix = np.random.default_rng(3).normal(size=(n, 16))
         gram = streamed(matrix, 4)
         gram.merge(gram)
+        assert gram.n_samples == 2 * n
         assert gram.spectrum().singular_values[:5] == pytest.approx(2**0.5 * spectrum.of(matrix).singular_values[:5])
 
 
@@ -337,6 +359,10 @@ def test_float32_bfloat16_integers_and_tensors_are_accepted():
     (np.zeros((2, 3), dtype=complex), "complex"),
     (torch.zeros(2, 3, dtype=torch.complex64), "complex"),
     (np.array([[None, 1]]), "object"),
+    (torch.ones(2, 3, dtype=torch.complex64).conj(), "complex"),
+    (torch.eye(3).to_sparse(), "sparse"),
+    (np.ma.masked_equal(np.eye(3), 1), "masked"),
+    (np.array([[np.longdouble("1e4000"), 1]]), "infinity"),
 ])
 def test_bad_input_is_named(matrix, said):
     with pytest.raises(ValueError, match=said):

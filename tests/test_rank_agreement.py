@@ -106,6 +106,11 @@ for matrix, cut in cases:
 lidar, views = LiDAR(), torch.from_numpy(np.random.default_rng(5).normal(size=(3, 40, 8)))
 lidar.update(views[:, :10] if rank == 0 else views[:, 10:])
 found.append(float(lidar.compute()))
+outlier = np.random.default_rng(6).normal(size=(300, 8))
+outlier[221] *= 1e14
+gram = spectrum.Gram(8, blocks=20)
+gram.update(outlier[:150] if rank == 0 else outlier[150:])
+found.append(gram.all_reduce().spectrum().singular_values[0] / np.linalg.norm(outlier, 2))
 pickle.dump(found, open(f"{out}.{rank}", "wb"))
 distributed.destroy_process_group()
 """
@@ -145,7 +150,8 @@ def test_two_gloo_processes(cases, tmp_path):
             assert centred == pytest.approx(whole.centred_singular_values, abs=1e-7 * whole.singular_values[0])
         whole = metric.LiDAR()
         whole.update(torch.from_numpy(np.random.default_rng(5).normal(size=(3, 40, 8))))
-        assert found[rank][-1] == pytest.approx(float(whole.compute()), rel=1e-9)
+        assert found[rank][-2] == pytest.approx(float(whole.compute()), rel=1e-9)
+        assert found[rank][-1] == pytest.approx(1, rel=1e-9)
     assert len(cases) > 20 and any(cut == 0 or cut == len(matrix) for matrix, cut in cases)
 
 

@@ -125,7 +125,8 @@ def test_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", " "])
-@pytest.mark.parametrize("header", [None, "a{0}b{0}c{0}d{0}e{0}f{0}g", "0{0}1{0}2{0}3{0}4{0}5{0}6"])
+@pytest.mark.parametrize("header", [None, "a{0}b{0}c{0}d{0}e{0}f{0}g", "0{0}1{0}2{0}3{0}4{0}5{0}6",
+                                    "1{0}2{0}3{0}4{0}5{0}6{0}7", "x{0}2{0}9{0}3{0}4{0}5{0}6"])  # fmt: skip
 def test_csv(tmp_path, separator, header):
     path = tmp_path / "x.csv"
     lines = [separator.join(repr(float(value)) for value in row) for row in X]
@@ -364,3 +365,24 @@ def test_a_npy_file_needs_neither_torch_nor_pandas(tmp_path):
     code = ("import sys; from replicate.__main__ import main; main(['rank', sys.argv[1]]); "
             "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'matplotlib', 'yaml')))")
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy")], cwd=paths.ROOT).returncode == 0
+
+
+def test_a_text_column_beside_numbered_ones(tmp_path):
+    (tmp_path / "x.csv").write_text("name,0,1,2\n" + "".join(f"image{i},{i / 7},{i / 3},.5\n" for i in range(30)))
+    assert read(tmp_path / "x.csv", None, ("name",)).shape == (30, 3)
+    with pytest.raises(UserError, match="--drop 'name'"):
+        read(tmp_path / "x.csv")
+
+
+def test_options_that_do_not_fit_the_file_are_errors(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    for arguments, said in ((("a", ()), "--key"), ((None, ("a",)), "--drop")):
+        with pytest.raises(UserError, match=said):
+            files.open_matrix(tmp_path / "x.npy", *arguments)
+
+
+def test_a_stack_in_a_folder_of_others_is_an_error(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    np.save(tmp_path / "b.npy", np.stack([X, X]))
+    with pytest.raises(UserError, match="b.npy.*by itself"):
+        files.open_matrix(tmp_path)

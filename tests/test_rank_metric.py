@@ -10,6 +10,7 @@ from torchmetrics import MetricCollection
 
 from replicate.rank import CLID, AlphaReQ, Coherence, LiDAR, RankMe, SelfCluster, StableRank, features, metric, spectrum
 from replicate.rank.estimators import rankme
+from replicate.rank.triangle import Triangle
 
 
 @pytest.fixture
@@ -58,6 +59,42 @@ def test_copies_pickles_and_inference_mode(embeddings):
         assert float(other.compute()) == pytest.approx(expected(embeddings), rel=1e-9)
 
 
+def test_it_follows_its_module_to_a_device_but_not_to_a_type(embeddings):
+    one = RankMe(12)
+    one.update(embeddings[:90])
+    torch.nn.ModuleList([one]).to(torch.bfloat16)
+    one.update(embeddings[90:])
+    assert float(one.compute()) == pytest.approx(expected(embeddings), rel=1e-9)
+
+
+def test_states_that_were_loaded_or_merged_keep_their_origin(embeddings):
+    one, other, loaded = RankMe(12), RankMe(12), RankMe(12)
+    one.update(embeddings[:90])
+    one.persistent(True)
+    loaded.load_state_dict(one.state_dict())
+    other.merge_state(one)
+    for again in (loaded, other):
+        again.update(embeddings[90:] - 3)
+        both = torch.cat([embeddings[:90], embeddings[90:] - 3])
+        assert float(again.compute()) == pytest.approx(expected(both), rel=1e-9)
+
+
+def test_a_refused_first_batch_does_no_harm(embeddings):
+    one = RankMe()
+    with pytest.raises(ValueError):
+        one.update(torch.full((5, 12), torch.nan))
+    one.update(1e6 + embeddings)
+    assert float(one.compute()) == pytest.approx(expected(1e6 + embeddings), rel=1e-9)
+
+
+def test_what_is_no_tensor_and_what_has_no_width(embeddings):
+    one = RankMe()
+    one.update(embeddings.numpy())
+    assert float(one.compute()) == pytest.approx(expected(embeddings), rel=1e-9)
+    with pytest.raises(ValueError, match="width 0"):
+        RankMe(0)
+
+
 def test_half_precision_and_integers_are_converted(embeddings):
     for batch in (embeddings.half(), embeddings.bfloat16(), (100 * embeddings).int()):
         one = RankMe()
@@ -78,7 +115,7 @@ def test_exact_is_a_float64_svds_near_collapse_too(n):
         assert float(one(batch)) == pytest.approx(rankme(np.linalg.svd(batch.double().numpy(), compute_uv=False)), rel=1e-12)
     assert float(one.compute()) == pytest.approx(rankme(exact), rel=1e-12)
     assert one.error_bound < 1e-6
-    found = metric._of_rows(one.sums.numpy())
+    found = spectrum.of_triangle(Triangle.of_rows(one.sums.numpy()), True)
     assert found.centred_singular_values == pytest.approx(centred, abs=1e-12 * exact[0])
     assert (found.n_samples, len(found.singular_values)) == (n, min(n, 12))
 
@@ -117,7 +154,7 @@ def test_bad_batches_are_named(batch, said, kind):
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("kind", [RankMe, CLID])
+@pytest.mark.parametrize("kind", [RankMe, CLID, LiDAR])
 def test_nothing_seen_is_an_error(kind):
     with pytest.raises(ValueError, match="no samples"):
         kind().compute()
@@ -155,6 +192,13 @@ def test_those_of_rows_and_views(embeddings):
     one.update(views[:, :20])
     one.update(views[:, 20:])
     assert float(one.compute()) == pytest.approx(features.lidar(views), rel=1e-9)
+    with pytest.raises(ValueError, match="width 3 after a width of 8"):
+        one.update(views[..., :3])
+    assert float(one.compute()) == pytest.approx(features.lidar(views), rel=1e-9)
+    far = LiDAR()
+    far.update(1e7 + views[:, :20])
+    far.update(1e7 + views[:, 20:])
+    assert float(far.compute()) == pytest.approx(features.lidar(views), rel=1e-6)
 
 
 def test_directions():

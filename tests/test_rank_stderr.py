@@ -41,6 +41,14 @@ def test_each_block_is_left_out_once(n, size):
         assert rest.singular_values == pytest.approx(np.linalg.svd(left, compute_uv=False), rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e8, 1e13])
+def test_an_outlier_in_a_block_leaves_the_others_as_they_are(scale):
+    matrix = np.random.default_rng(5).normal(size=(400, 8))
+    matrix[7] *= scale
+    left = np.linalg.svd(matrix[np.arange(400) % 20 != 7], compute_uv=False)
+    assert sampled(matrix).leave_one_out()[7].singular_values == pytest.approx(left, rel=1e-9)
+
+
 def test_of_a_mean_it_is_the_classical_standard_error(monkeypatch):
     """One row a block, and an estimator that is a mean: the jackknife is then exactly s / sqrt(n)."""
     values = np.random.default_rng(1).normal(size=20)

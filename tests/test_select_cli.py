@@ -155,8 +155,9 @@ def test_json_and_csv(table, capsys):
     ("", [], "could not be read"), ("run,rankme\n", [], "no rows"), ("run,lr\na,1\n", [], "no column 'rankme'"),
     (SWEEP, ["--by", "rank"], "no estimator"), (SWEEP, ["--by", "lidar"], "no column 'lidar'"),
     (SWEEP, ["--value", "lr"], "no column 'lr'"), (SWEEP, ["--accuracy", "top1"], "no column 'top1'"),
-    (SWEEP, ["--value", "run"], "no numbers"), (SWEEP, ["--noise", "3"], "--noise 3"),
-    ("a,b\n1,2,3,4\n5\n", [], "no column"),
+    (SWEEP, ["--value", "run"], "no setting"), (SWEEP, ["--accuracy", "rankme"], "no label"), (SWEEP, ["--by", ","], "--by"),
+    ("run,rankme,what\na,1,x\nb,2,y\n", ["--value", "what"], "no numbers"), (SWEEP, ["--noise", "3"], "--noise 3"),
+    ("run,rankme\na,12,77\n", [], "more fields"), ("a,b\n1,2,3,4\n5\n", [], "more fields"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(table, capsys, text, arguments, said):
     assert main(["select", table(text), *arguments]) == 2
@@ -172,3 +173,20 @@ def test_a_table_without_any_rank_has_no_choice(table, capsys):
 def test_a_missing_table(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         choose.read(tmp_path / "none.csv")
+
+
+def test_a_second_table_may_be_appended_with_its_header(table, capsys):
+    head = "file,estimator,value,stderr,n_samples,width,error_bound,detail\n"
+    both = head + "a.npy,rankme,5,,9,8,,\n" + head + "b.npy,rankme,7,,9,8,,\n"
+    assert main(["select", table(both), "--csv"]) == 0
+    assert ",b.npy,7" in capsys.readouterr().out
+
+
+def test_the_swept_column_is_part_of_a_configuration_whatever_its_name(table, capsys):
+    assert main(["select", table("run,width,rankme\na,256,50\nb,512,90\nc,1024,91\nd,2048,100\n"), "--value", "width"]) == 0
+    assert "3.1 %" in capsys.readouterr().out
+
+
+def test_semicolons_and_ranks_of_zero(table, capsys):
+    assert main(["select", table("run;lr;rankme\na;.1;0\nb;.1;0\nc;.2;0\n")]) == 0
+    assert "3 candidates" in capsys.readouterr().out

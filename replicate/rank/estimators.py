@@ -15,10 +15,22 @@ from replicate.rank import features
 from replicate.rank.spectrum import Gram, Spectrum
 
 EPS = 1e-7
+BLOCKS = 20  # of the jackknife, unless said otherwise
 # Eigenvalues below this part of the largest are left out of power-law fits: the rounding of float32 features (6e-8 in a
 # feature, 4e-15 in an eigenvalue) has a spectrum of its own, and a fit over it describes the number format.
 FIT_CUT = 1e-12
 FIRST_RANK, LAST_RANK = 4, 100
+
+
+def _checked(values) -> np.ndarray:
+    """Singular values or eigenvalues as a float64 array. Raises ValueError if they cannot be those of any features."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"rank: values of shape {values.shape}; a list of singular values or eigenvalues is needed, "
+                         "which spectrum.of(features) gives")  # fmt: skip
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError("rank: singular values or eigenvalues that are negative, NaN or infinite")
+    return values
 
 
 def rankme(singular_values, eps=EPS):
@@ -30,12 +42,12 @@ def rankme(singular_values, eps=EPS):
     classical rank, since the paper gives no other. Do not compare across methods, or with values of another eps (1e-5
     adds 24 % on a collapsed spectrum) or of squared singular values.
     """
-    singular_values = np.asarray(singular_values, dtype=np.float64)
-    total = singular_values.sum()
-    if total == 0:
+    singular_values = _checked(singular_values)
+    if not singular_values.any():
         warnings.warn("rankme: all singular values are zero; the value is 0", stacklevel=2)
         return 0.0
-    p = singular_values / total + eps
+    parts = singular_values / singular_values.max()  # whose sum is finite whatever the scale
+    p = parts / parts.sum() + eps
     p = p[p > 0]  # 0 log 0 is 0, where eps is 0
     return float(np.exp(-np.sum(p * np.log(p))))
 
@@ -60,7 +72,7 @@ def stable_rank(singular_values):
 
 def _relative_squares(singular_values):
     """Of the values as parts of the largest, so that none overflows or vanishes."""
-    singular_values = np.asarray(singular_values, dtype=np.float64)
+    singular_values = _checked(singular_values)
     return (singular_values / (singular_values.max(initial=0) or 1)) ** 2
 
 
@@ -69,7 +81,7 @@ def nesum(eigenvalues):
 
     Source: He and Ozay, ICML 2022. The stable rank of centred features. One dominant direction hides all others.
     """
-    eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
+    eigenvalues = _checked(eigenvalues)
     top = eigenvalues.max(initial=0)
     return float(np.sum(eigenvalues / top)) if top > 0 else 0.0
 
@@ -80,7 +92,7 @@ def participation_ratio(eigenvalues):
     The usual measure of dimension in physics and neuroscience (e.g. Gao et al. 2017). Weighs by variance, so small
     directions hardly count: far below RankMe on the same features, and not to be compared with it.
     """
-    eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
+    eigenvalues = _checked(eigenvalues)
     top = eigenvalues.max(initial=0)
     if top <= 0:
         return 0.0
@@ -95,7 +107,7 @@ def pseudo_condition_number(singular_values):
     better. Rests on one value, the least certain: do not use it on collapsed features, where it is 0 or rounding, nor
     across sample sizes.
     """
-    singular_values = np.asarray(singular_values, dtype=np.float64)
+    singular_values = _checked(singular_values)
     top = singular_values.max(initial=0)
     return float(singular_values.min() / top) if top > 0 else 0.0
 
@@ -134,7 +146,7 @@ def classical_rank(singular_values, n, k, eps=EPS):
     eps 1e-7 for float32 features, as in the RankMe paper (after Press et al. 2007). The threshold grows with the
     number of samples, and a mean away from zero raises sigma_max: read it with n, and at one n only.
     """
-    singular_values = np.asarray(singular_values)
+    singular_values = _checked(singular_values)
     return int(np.sum(singular_values > singular_values.max(initial=0) * max(n, k) * eps))
 
 
@@ -155,7 +167,7 @@ def alpha_req(eigenvalues, first=FIRST_RANK, last=LAST_RANK):
     Source: Agrawal et al., NeurIPS 2022, and their code (np.arange(3, 100), weights 1 / rank). The window is a choice:
     read r2 with it, and do not compare widths below 100 with larger ones.
     """
-    return _power_law(np.asarray(eigenvalues), first, last, weighted=True)
+    return _power_law(_checked(eigenvalues), first, last, weighted=True)
 
 
 def alpha_req_full(eigenvalues):
@@ -163,7 +175,7 @@ def alpha_req_full(eigenvalues):
 
     As `alpha_req`. The many small eigenvalues dominate; the cut (1e-12 of the largest) matters on collapsed features.
     """
-    return _power_law(np.asarray(eigenvalues), 1, len(eigenvalues), weighted=False)
+    return _power_law(_checked(eigenvalues), 1, len(eigenvalues), weighted=False)
 
 
 def _power_law(eigenvalues, first, last, weighted):
@@ -240,7 +252,7 @@ SMOOTH = tuple(name for name in SPECTRAL if name != "classical")  # a jackknife 
 
 
 def stderrs(gram: Gram, names=SMOOTH) -> dict[str, float]:
-    """Standard errors of estimators of the spectrum, from a Gram that was made with blocks (20 are good).
+    """Standard errors of estimators of the spectrum, from a Gram that was made with blocks, such as BLOCKS.
 
     The delete-one-block jackknife: sqrt((g - 1) / g sum_b (theta_-b - mean)^2) over g blocks, what another draw of as
     many independent rows would change (Efron and Stein 1981). Not what another training would. Not for the classical

@@ -8,6 +8,7 @@ a pickle can run any code. A file that is wrong raises UserError with one line: 
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -31,6 +32,8 @@ CHUNK = 32 * 2**20  # bytes of rows read at a time
 LISTED = 12  # arrays of a container that an error names
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
                "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
+KEYED = (".npz", ".pt", ".pth", ".safetensors", ".parquet")  # several arrays in a file
+TABLES = (".csv", ".tsv", ".parquet")
 HEADER_LIMIT = 100 * 2**20  # bytes of a safetensors header, by its specification
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, KeyError, struct.error, zipfile.BadZipFile, zlib.error,
               pickle.UnpicklingError)  # fmt: skip
@@ -68,12 +71,15 @@ def open_matrix(path, key: str | None = None, drop: tuple[str, ...] = ()) -> Mat
                         f"or as one of {', '.join(sorted(set(READERS) - {'.npy'}))}")  # fmt: skip
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty; save the features again")
+    for option, given, formats in (("--key", key, KEYED), ("--drop", drop, TABLES)):
+        if given and path.suffix.lower() not in formats:
+            raise UserError(f"{path}: {option} is for {', '.join(formats)} files; leave it out")
     with _clear_errors(path):
         return READERS[path.suffix.lower()](path, key, drop)
 
 
 def sample(matrix: Matrix, rows: int, limit: int, chunks: Iterable[np.ndarray] | None = None) -> np.ndarray:
-    """At most `limit` of the matrix's `rows` rows, float32 or float64, in order: all, or a random part (seed 0).
+    """At most `limit` of the matrix's `rows` rows, float64, in order: all, or a random part (seed 0).
 
     Of a stack a (views, samples, K) array with the same samples in each view. `chunks` if it is read already.
     """
@@ -85,7 +91,7 @@ def sample(matrix: Matrix, rows: int, limit: int, chunks: Iterable[np.ndarray] |
     array, start = None, 0
     for chunk in chunks or (chunk for chunk, _ in matrix.read()):
         if array is None:
-            array = np.empty((len(wanted), matrix.width), np.result_type(chunk.dtype, np.float32))
+            array = np.empty((len(wanted), matrix.width))  # float64: a later shard may be
         first, last = np.searchsorted(wanted, [start, start + len(chunk)])
         array[first:last] = chunk[wanted[first:last] - start]
         start += len(chunk)
@@ -389,23 +395,30 @@ def _csv(path, key, drop) -> Matrix:
 def _csv_head(path) -> tuple[str, list[str], int]:
     """Separator, column names (numbers from 1 where there is no header) and how many lines the header ends at, or 0.
 
-    A line without a number is a header, and so is 0, 1, 2, …: the names that pandas gives to columns without any.
+    A header is a line without numbers, or with text where the next line has a number, or whose numbers are 0, 1, 2, … or
+    1, 2, 3, …: the names that programs give to columns without any.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
-        first, line = next(((place, line) for place, line in enumerate(file, 1) if line.strip()), (0, ""))
-    line = line.strip("\r\n")
-    if not line:
+        told = ((place, line.strip("\r\n")) for place, line in enumerate(file, 1) if line.strip())
+        lines = list(itertools.islice(told, 2))
+    if not lines:
         raise UserError(f"{path}: has blank lines only; save the features again")
+    first, line = lines[0]
     separator = max(",;\t", key=line.count)
     if separator not in line and " " in line.strip():
         separator = r"\s+"
-    fields = line.split() if separator == r"\s+" else next(csv.reader([line], delimiter=separator))
-    fields = [field.strip() for field in fields]
-    named = fields[1:] if fields[0] == "" else fields
-    counted = len(named) > 1 and named == [str(i) for i in range(len(named))]
-    if counted or not any(_is_number(field) for field in fields):
+    fields, below = (_fields(text, separator) for text in (line, lines[-1][1]))
+    numbers = [field for field in fields if _is_number(field)]
+    counted = len(numbers) > 1 and numbers in ([str(i + start) for i in range(len(numbers))] for start in (0, 1))
+    named = any(not _is_number(field) and _is_number(value) for field, value in zip(fields, below))
+    if counted or named or not numbers:
         return separator, fields, first
     return separator, [str(place + 1) for place in range(len(fields))], 0
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    fields = line.split() if separator == r"\s+" else next(csv.reader([line], delimiter=separator))
+    return [field.strip() for field in fields]
 
 
 def _is_number(field: str) -> bool:
@@ -550,14 +563,15 @@ def _folder(path, key, drop) -> Matrix:
             raise UserError(f"{path}: {Path(shard.path).name} has width {shard.width} and {files[0].name} "
                             f"{shards[0].width}; the files of one folder make one matrix: give files of different "
                             "widths one by one")  # fmt: skip
+        if len(shards) > 1 and shard.views > 1:
+            raise UserError(f"{shard.path}: a stack of views in a folder of several files; give it by itself")
     rows = None if any(shard.rows is None for shard in shards) else sum(shard.rows for shard in shards)
 
     def read():
         for shard in shards:
             yield from shard.read()
 
-    views = shards[0].views if len(shards) == 1 else 1
-    return Matrix(str(path), rows, shards[0].width, views, sum(shard.size for shard in shards), read)
+    return Matrix(str(path), rows, shards[0].width, shards[0].views, sum(shard.size for shard in shards), read)
 
 
 READERS = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".csv": _csv,

@@ -13,20 +13,31 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from replicate.rank import estimators, features, spectrum
-from replicate.rank.sums import PROBES, Sums, probes, rank_k_update
-
-BLOCKS = 20  # of the jackknife
+from replicate.rank.sums import MEDIAN, PROBES, Sums, probes, rank_k_update
+from replicate.rank.triangle import Triangle
 
 
 class _EstimatorMetric(Metric):
-    full_state_update = False
     is_differentiable = False
     estimator = ""  # its name in ESTIMATORS
-    _lazy = False
+    _lazy = False  # whether the width comes with the first batch
+
+    @property
+    def full_state_update(self) -> bool:
+        """Whether `forward` updates twice: the state of a width to come cannot be added to that of the first batch."""
+        return self._lazy
 
     @property
     def higher_is_better(self) -> bool | None:
         return {"higher": True, "lower": False}.get(estimators.ESTIMATORS[self.estimator].better)
+
+    def _apply(self, fn, *args, **kwargs):
+        """Follows its module to another device, but not to another type: sums stay float64."""
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return tensor.to(found.device) if tensor.dtype == torch.float64 else found
+
+        return super()._apply(moved, *args, **kwargs)
 
     def _valued(self, content) -> Tensor:
         value, _ = estimators.ESTIMATORS[self.estimator].function(content)
@@ -36,7 +47,7 @@ class _EstimatorMetric(Metric):
 class SpectrumMetric(_EstimatorMetric):
     """An estimator of the spectrum of all embeddings (n, K) seen since `reset`; `compute` gives a float64 scalar.
 
-    width: K; may be left out where every process has at least one sample. stderr: keep 20 Gram matrices instead of one;
+    width: K; may be left out where every process has at least one sample and no states are merged. stderr: keep 20 Gram matrices instead of one;
     `compute` then sets the attribute `stderr`, a delete-one-block jackknife (not for ClassicalRank). precision
     "float32" multiplies in float32. `compute` sets `error_bound`, of RankMe's relative error from arithmetic.
 
@@ -46,25 +57,22 @@ class SpectrumMetric(_EstimatorMetric):
 
     `update` raises ValueError as `spectrum.Gram.update` does; on an accelerator NaN and infinity are found by `compute`
     instead, which spares a wait for the device in every step. Not for devices without float64: leave the metric on the
-    CPU there, batches follow it.
+    CPU there, batches follow it. Unlike a Gram it knows no unit: features below 1e-150 vanish (1e-18 in float32).
     """
 
     def __init__(self, width: int | None = None, *, exact: bool = False, stderr: bool = False, precision: str = "float64",
                  **kwargs):  # fmt: skip
         super().__init__(**kwargs)
         spectrum.check_precision(precision)
+        if width is not None and width < 1:
+            raise ValueError(f"rank: width {width}; it must be 1 or more")
         if exact and (stderr or precision != "float64"):
             raise ValueError("rank: exact goes with neither stderr nor precision='float32'")
-        self.exact, self.precision, self.blocks = exact, precision, BLOCKS if stderr else 1
+        self.exact, self.precision, self.blocks = exact, precision, estimators.BLOCKS if stderr else 1
         self.stderr: float | None = None
         self.error_bound: float | None = None
         self._lazy = width is None
         self.add_state("sums", self._empty(width) if width else torch.zeros(0, 0), add_triangles if exact else add_up)
-
-    @property
-    def full_state_update(self) -> bool:
-        """Whether `forward` updates twice: the state of a width to come cannot be added to that of the first batch."""
-        return self._lazy
 
     def _empty(self, width: int) -> Tensor:
         if self.exact:
@@ -74,7 +82,7 @@ class SpectrumMetric(_EstimatorMetric):
 
     def update(self, embeddings: Tensor) -> None:
         """Adds the rows of a batch (n, K), real or integer, on any device."""
-        _check(embeddings)
+        embeddings = _checked(embeddings)
         device = self.sums.device
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             rows = embeddings.detach().to(device, torch.float64)
@@ -83,8 +91,7 @@ class SpectrumMetric(_EstimatorMetric):
                 self._append(torch.nn.functional.pad(rows, (1, 0), value=1.0))
                 return
             parts = _Parts(self.sums)
-            if self._update_count == 1:  # torchmetrics counts before it calls
-                parts.origin[:] = rows.mean(0)
+            parts.begin(rows)
             first = int(parts.n.sum()) if self.blocks > 1 else 0
             for b in range(self.blocks):
                 parts.accumulate(b, rows[(b - first) % self.blocks :: self.blocks])
@@ -98,13 +105,17 @@ class SpectrumMetric(_EstimatorMetric):
         else:
             self.sums[filled : filled + len(rows)] = rows
 
+    def reset(self) -> None:
+        super().reset()
+        self.stderr = self.error_bound = None
+
     def compute(self) -> Tensor:
         if not self.sums.any():
             raise ValueError("rank: no samples; call update first")
         if not torch.isfinite(self.sums).all():
-            raise ValueError("rank: the features held NaN or infinity, or were too large (1e150)")
+            raise ValueError("rank: the features held NaN or infinity, or were too large (1e150; 1e18 in float32)")
         if self.exact:
-            found = _of_rows(self.sums.cpu().numpy())
+            found = spectrum.of_triangle(Triangle.of_rows(self.sums.cpu().numpy()))
             self.error_bound = estimators.rankme_error(found)
             return self._valued(found)
         gram = spectrum.Gram.of_sums(_Parts(self.sums).as_sums(), self.precision, _solver(self.sums.device))
@@ -125,12 +136,14 @@ class SpectrumMetric(_EstimatorMetric):
             self.sums = self.sums.clone()
 
 
-def _check(embeddings: Tensor) -> None:
+def _checked(embeddings) -> Tensor:
+    embeddings = torch.as_tensor(embeddings)
     if embeddings.device.type == "cpu":
         spectrum.as_matrix(embeddings)
     elif embeddings.is_complex():
         raise ValueError(f"rank: features of type {embeddings.dtype}; real or integer numbers are needed")
     spectrum.check_shape(embeddings.shape)
+    return embeddings
 
 
 def add_triangles(states: Tensor) -> Tensor:
@@ -138,15 +151,6 @@ def add_triangles(states: Tensor) -> Tensor:
     width = states.shape[-1]
     triangle = torch.linalg.qr(states.flatten(0, 1), mode="r").R
     return torch.nn.functional.pad(triangle, (0, 0, 0, 3 * width - len(triangle)))
-
-
-def _of_rows(rows: np.ndarray) -> spectrum.Spectrum:
-    """The spectrum of x from K + 1 rows (1, x) or more, or rows with the same products: triangles of them, zeros."""
-    triangle = np.linalg.qr(rows, mode="r")
-    n, width = round(float(triangle[0, 0] ** 2)), rows.shape[1] - 1
-    raw = np.linalg.svd(triangle[:, 1:], compute_uv=False)[: min(n, width)]
-    centred = np.linalg.svd(triangle[1:, 1:], compute_uv=False)[: min(n, width)]
-    return spectrum.Spectrum(raw, centred, n, width, (width * spectrum.EPS64) ** 2)
 
 
 class _Parts:
@@ -163,6 +167,10 @@ class _Parts:
     @property
     def single(self) -> bool:
         return self.product.shape[-2] > 0
+
+    def begin(self, rows: Tensor) -> None:
+        """Take the median of rows (n, K) for the origin, if these are the first."""
+        self.origin[:] = torch.where(self.n.sum() > 0, self.origin, rows[:MEDIAN].median(0).values)
 
     def accumulate(self, b: int, rows: Tensor) -> None:
         """Add float64 rows (n, K) to block b."""
@@ -289,8 +297,11 @@ class RowsMetric(_EstimatorMetric):
 
     def update(self, embeddings: Tensor) -> None:
         """Keeps the rows of a batch (n, K)."""
+        embeddings = torch.as_tensor(embeddings)
         spectrum.as_matrix(embeddings)
-        self.rows.append(embeddings.detach())
+        if len(self.rows) and embeddings.shape[1] != self.rows[0].shape[1]:
+            raise ValueError(f"rank: a batch of width {embeddings.shape[1]} after a width of {self.rows[0].shape[1]}")
+        self.rows.append(embeddings.detach().clone())
 
     def compute(self) -> Tensor:
         if isinstance(self.rows, list) and not self.rows:
@@ -323,17 +334,33 @@ class LiDAR(_EstimatorMetric):
 
     def __init__(self, width: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        size = width or 1
-        for name, shape in {"n": (), "freedom": (), "total": (size,), "outer": (size, size), "within": (size, size)}.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), "sum")
+        self._lazy = width is None
+        size = width or 0
+        self.add_state("means", torch.zeros(1, size + 3, size, dtype=torch.float64), add_up)  # of the views of a sample
+        self.add_state("within", torch.zeros(size, size, dtype=torch.float64), "sum")
+        self.add_state("freedom", torch.zeros((), dtype=torch.float64), "sum")
 
     def update(self, views: Tensor) -> None:
-        """Adds q views of each of n samples, (q, n, K) with one q of 2 or more."""
-        for name, value in zip(("n", "freedom", "total", "outer", "within"), features.lidar_sums(views)):
-            old = getattr(self, name)
-            setattr(self, name, old + torch.as_tensor(value, dtype=torch.float64, device=old.device))
+        """Adds q views of each of n samples, (q, n, K) with q of 2 or more."""
+        views = torch.as_tensor(views).detach().cpu()
+        _, freedom, _, _, within = features.lidar_sums(views)
+        width, device = within.shape[0], self.within.device
+        if not self.means.numel():
+            self.means = torch.zeros(1, width + 3, width, dtype=torch.float64, device=device)
+            self.within = torch.zeros(width, width, dtype=torch.float64, device=device)
+        if self.within.shape[0] != width:
+            raise ValueError(f"rank: a batch of width {width} after a width of {self.within.shape[0]}")
+        means = views.double().mean(0).to(device)
+        parts = _Parts(self.means)
+        parts.begin(means)
+        parts.accumulate(0, means)
+        self.within = self.within + torch.from_numpy(within).to(device)
+        self.freedom = self.freedom + freedom
 
     def compute(self) -> Tensor:
-        sums = [getattr(self, name).cpu().numpy() for name in ("total", "outer", "within")]
-        value = features.lidar_of_sums(int(self.n), int(self.freedom), *sums)
+        if not self.freedom:
+            raise ValueError("rank: no samples; call update first")
+        (sums,) = _Parts(self.means).as_sums()
+        outer = np.triu(sums.gram) + np.triu(sums.gram, 1).T
+        value = features.lidar_of_sums(sums.n, int(self.freedom), sums.total, outer, self.within.cpu().numpy())
         return torch.tensor(value, dtype=torch.float64, device=self.device)

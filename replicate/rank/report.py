@@ -15,11 +15,10 @@ import numpy as np
 
 from replicate.errors import UserError
 from replicate.rank import files
-from replicate.rank.estimators import ESTIMATORS, SMOOTH, rankme_error, stderrs
+from replicate.rank.estimators import BLOCKS, ESTIMATORS, SMOOTH, rankme_error, stderrs
 from replicate.rank.spectrum import Gram, Spectrum
 
 KEYS = ("file", "estimator", "value", "stderr", "n_samples", "width", "error_bound", "detail")
-BLOCKS = 20  # of the jackknife
 FEATURES = 2**28  # bytes of features that the estimators which need them look at; of more rows a random part
 QUIET, EVERY = 3, 15  # seconds before a read shows progress, and between the lines of one that is not on a terminal
 PLOTS = (".png", ".pdf", ".svg")
@@ -40,6 +39,9 @@ def rank(matrix: files.Matrix, everything=False, precision="float64", errors=Fal
 
     Raises UserError where the values are not finite or the file ends early.
     """
+    if errors and matrix.views > 1:
+        raise UserError(f"{matrix.path}: --stderr takes rows for independent, which the {matrix.views} views of a sample are "
+                        "not: leave it out, or save one view a sample")  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         gram = Gram(matrix.width, exact=True, precision=precision, blocks=BLOCKS if errors else 1)
@@ -199,11 +201,11 @@ def plot(ranked: list[Ranked], path: str) -> None:
     from replicate import paths
 
     many = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(ranked)))
-    colours = many if len(ranked) > 8 else plt.get_cmap("Dark2")(range(8))
+    colours = many if len(ranked) > 8 else plt.get_cmap("Dark2")(range(len(ranked)))
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     labels = _short([one.file for one in ranked])
-    thickness = np.linspace(2.8, 1.2, max(len(ranked), 2))  # so that equal curves do not hide each other
-    for one, label, colour, thick in zip(ranked, labels, colours, thickness, strict=False):
+    thickness = np.linspace(2.8, 1.2, len(ranked))  # so that equal curves do not hide each other
+    for one, label, colour, thick in zip(ranked, labels, colours, thickness):
         values = one.spectrum.singular_values
         index, value = np.arange(1, len(values) + 1), one.rows[0]["value"]
         seen = values > 0
@@ -227,8 +229,13 @@ def plot(ranked: list[Ranked], path: str) -> None:
 
 def check_plot(path: str | None) -> None:
     """Raise UserError where `plot` could not write such a file: before, not after, a long read."""
-    if path is not None and Path(path).suffix.lower() not in PLOTS:
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in PLOTS:
         raise UserError(f"--plot {path}: plots are written as {', '.join(PLOTS)}; name it so")
+    folder = Path(path).resolve().parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--plot {path}: the folder {folder} is not there or cannot be written; make it, or choose another")
 
 
 def _short(names: list[str]) -> list[str]:
@@ -238,4 +245,6 @@ def _short(names: list[str]) -> list[str]:
         names = [os.path.relpath(name, os.path.commonpath([os.path.dirname(name) for name in whole])) for name in whole]
     else:
         names = [os.path.basename(os.path.normpath(name)) for name in names]
+    # matplotlib reads $ as mathematics, and leaves labels that begin with _ out of legends
+    names = [name.replace("$", r"\$").replace("_", "\u200a_", 1) if name[0] == "_" else name.replace("$", r"\$") for name in names]
     return [name if len(name) <= 40 else "…" + name[-39:] for name in names]

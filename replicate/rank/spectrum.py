@@ -7,7 +7,7 @@ float64 would not do either, a QR decomposition takes the Gram matrix's place.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,19 +53,20 @@ def of(matrix, precision: str = "float64") -> Spectrum:
 class Gram:
     """Adds up batches of features of one width and gives their spectrum.
 
-    Until 2 K rows have come they are kept as they are: fewer than K are as exact as a float64 SVD. From then on a squared
-    singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
+    Until 2 K rows have come they are kept as they are; of fewer than K an SVD is taken. From K on a squared singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
     that is large), and below it comes as zero. RankMe is within 1e-6 of a float64 SVD's for spectra down to 1/i^2 (K =
     2048), plateaus, low ranks and large means; `estimators.rankme_error` bounds the error of the case at hand.
 
     exact: where the first rows are collapsed beyond that, the triangle of a QR decomposition takes the Gram matrix's
     place: two to three times slower then, and as exact as an SVD. precision "float32" multiplies in float32, faster where
     K is large, and measures its error, so that the bounds hold. blocks: deal the rows to so many Grams, for
-    `leave_one_out`; takes so many times the memory.
+    `leave_one_out`, which never uses the triangle; takes so many times the memory.
     """
 
     def __init__(self, width: int, *, exact: bool = False, precision: str = "float64", blocks: int = 1):
         check_precision(precision)
+        if width < 1 or blocks < 1:
+            raise ValueError(f"rank: width {width} and blocks {blocks}; both must be 1 or more")
         self.width, self.exact, self.precision, self.blocks = width, exact and precision == "float64", precision, blocks
         self.n_samples = 0
         self._rows: list[np.ndarray] = []  # until there are 2 K of them
@@ -99,11 +100,11 @@ class Gram:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"rank: a Gram of {name} {theirs} does not merge into one of {name} {mine}")
-        for rows in list(other._rows):
+        other = copy.deepcopy(other)  # it may be this one
+        for rows in other._rows:
             self._add(rows)
         if not other._seen:
             return
-        other = copy.deepcopy(other)  # it may be this one
         if not self._seen:
             self._sums, self._triangle = other._sums, other._triangle
             for rows in self._rows:
@@ -130,19 +131,19 @@ class Gram:
             return found
 
         whole = Gram(self.width, exact=self.exact, precision=self.precision, blocks=self.blocks)
-        counts = gathered(self.n_samples)
-        collapsed = any(gathered(self._triangle is not None))
-        if sum(counts) < 2 * self.width or collapsed:
+        known = gathered((self.n_samples, self._triangle is not None, self._frame()))
+        counts = [n for n, _, _ in known]
+        if sum(counts) < 2 * self.width or any(collapsed for _, collapsed, _ in known):
             for part in gathered(self):
                 whole.merge(part)
             return whole
-        frames = [found for found in gathered(self._frame()) if found]
-        unit = max(unit for _, unit in frames)
-        origin = sum(n * (own * (u / unit)) for n, (own, u) in zip(filter(None, counts), frames)) / sum(counts)
+        unit = max(own for n, _, (_, own) in known if n)
+        origin = sum(n * (own * (old / unit)) for n, _, (own, old) in known if n) / sum(counts)
         whole._sums = [Sums(origin, unit, self.precision == "float32") for _ in range(self.blocks)]
         whole.merge(self)
         device = "cuda" if distributed.get_backend(group) == "nccl" else "cpu"
         for part in whole._sums:
+            part.move(origin, unit)  # if an outlier has raised the unit here only
             sizes = torch.tensor(part.n, device=device)
             distributed.all_reduce(sizes, group=group)
             part.n = int(sizes)
@@ -154,17 +155,19 @@ class Gram:
         whole.n_samples = sum(counts)
         return whole
 
-    def _frame(self):
+    def _frame(self) -> tuple[np.ndarray, float]:
+        """Origin and the highest unit of the blocks."""
         if self._sums:
-            return self._sums[0].origin, self._sums[0].unit
-        return frame(np.concatenate(self._rows)) if self._rows else None
+            unit = max(part.unit for part in self._sums)
+            return self._sums[0].origin * (self._sums[0].unit / unit), unit
+        return frame(np.concatenate(self._rows)) if self._rows else (np.zeros(self.width), 1.0)
 
     def spectrum(self, centred: bool = True) -> Spectrum:
         """The `Spectrum` of all rows so far. `centred=False` saves the time of the centred one. ValueError if none came."""
         if not self.n_samples:
             raise ValueError("rank: no samples; call update first")
         if self._triangle:
-            return _of_triangle(self._triangle, centred)
+            return of_triangle(self._triangle, centred)
         if self._sums:
             return of_sums(self._whole(), centred, self._solve)
         rows = np.concatenate(self._rows)
@@ -172,7 +175,7 @@ class Gram:
             sums = self._sums_of(rows)
             if not (self.exact and is_collapsed(sums)):
                 return of_sums(sums, centred, self._solve)
-        return _of_rows(rows)
+        return _of_rows(rows, centred)
 
     def leave_one_out(self, centred: bool = True) -> list[Spectrum]:
         """The spectra without each block in turn; row i is of block i mod blocks, so have the rows in random order.
@@ -180,16 +183,10 @@ class Gram:
         With no more rows than blocks, the spectra without each row; none of a single row or block.
         """
         if not self._seen:
-            rows = np.concatenate(self._rows)
+            rows = np.concatenate(self._rows) if self._rows else np.empty((0, self.width))
             block = np.arange(len(rows)) % self.blocks
-            return [_of_rows(rows[block != b]) for b in np.unique(block) if (block != b).any()]
-        spectra = []
-        for part in self._sums:
-            rest = self._whole()
-            rest.add(part, sign=-1)
-            if part.n and rest.n:
-                spectra.append(of_sums(rest, centred, self._solve))
-        return spectra
+            return [_of_rows(rows[block != b], centred) for b in np.unique(block) if (block != b).any()]
+        return [of_sums(rest, centred, self._solve) for rest in _without_each(self._sums)]
 
     def _whole(self) -> Sums:
         whole = self._sums[0].copy()
@@ -253,11 +250,33 @@ def eigenvalues(gram: np.ndarray) -> np.ndarray:
     return np.linalg.eigvalsh(gram, UPLO="U")[::-1]
 
 
+def _without_each(parts: list[Sums]) -> Iterator[Sums]:
+    """The sums of all blocks but each in turn: added, not subtracted, which an outlier in the block would not survive."""
+    after = [None]  # sums of the blocks after each, from the last on
+    for part in reversed(parts[1:]):
+        after.append(_added(part, after[-1]))
+    before = None
+    for part in parts:
+        rest = _added(before, after.pop())
+        if part.n and rest is not None and rest.n:
+            yield rest
+        before = _added(part, before)
+
+
+def _added(one: Sums | None, other: Sums | None) -> Sums | None:
+    if one is None or other is None:
+        return one or other
+    whole = one.copy()
+    whole.add(other)
+    return whole
+
+
 def of_sums(sums: Sums, centred: bool = True, solve: Callable[[np.ndarray], np.ndarray] = eigenvalues) -> Spectrum:
     """The spectrum from the sums over K rows or more (fewer: what lies beyond their number is left out)."""
     gram, mean = sums.centred()
     weight, variance = sums.n * float(mean @ mean), float(np.trace(gram))
-    error = CONFIDENCE * sums.measured_error()
+    drift = mean - sums.origin
+    error = CONFIDENCE * sums.measured_error() + FLOOR * EPS64 * sums.n * float(drift @ drift)
     values = np.empty(0)
     if weight > LARGE_MEAN * variance:
         values, vectors = np.linalg.eigh(gram, UPLO="U")
@@ -280,20 +299,23 @@ def _without_rounding(values: np.ndarray, error: float) -> tuple[np.ndarray, flo
     return np.where(values > rounding, values, 0.0), rounding + error
 
 
-def _of_triangle(triangle: Triangle, centred: bool) -> Spectrum:
+def of_triangle(triangle: Triangle, centred: bool = True) -> Spectrum:
+    """The spectrum of the rows of a triangle."""
     raw, values = triangle.singular_values(centred)
     width = len(triangle.origin)
     return Spectrum(raw[: triangle.n] * triangle.unit, values[: triangle.n] * triangle.unit, triangle.n, width,
                     _svd_error(raw))  # fmt: skip
 
 
-def _of_rows(rows: np.ndarray) -> Spectrum:
+def _of_rows(rows: np.ndarray, centred: bool = True) -> Spectrum:
     raw = np.linalg.svd(rows, compute_uv=False)
-    centred = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    if not centred:
+        return Spectrum(raw, np.empty(0), *rows.shape, gram_error=_svd_error(rows))
+    values = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
     # of features that are constant but for rounding, the centred spectrum is zero
     rounding = raw[0] * max(rows.shape) * EPS64
-    centred[centred < rounding] = 0
-    return Spectrum(raw, centred, *rows.shape, gram_error=_svd_error(rows))
+    values[values < rounding] = 0
+    return Spectrum(raw, values, *rows.shape, gram_error=_svd_error(rows))
 
 
 def _svd_error(matrix: np.ndarray) -> float:
@@ -309,19 +331,31 @@ def check_precision(precision: str) -> None:
 def as_matrix(features) -> np.ndarray:
     """The (n, K) array behind numpy or torch input; torch is never imported for it. Raises as `Gram.update`."""
     if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if features.is_floating_point() and features.itemsize < 4:  # numpy has no bfloat16
-            features = features.float()
-        features = features.numpy()
+        features = _from_torch(features)
+    if isinstance(features, np.ma.MaskedArray) and features.mask.any():
+        raise ValueError("rank: features with masked values; leave their rows out")
     features = np.asarray(features)
     if features.dtype.kind not in "fiub":
         raise ValueError(f"rank: features of type {features.dtype}; real or integer numbers are needed")
     check_shape(features.shape)
+    if features.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):
+            features = features.astype(np.float64)
     for start in range(0, len(features) if features.dtype.kind == "f" else 0, ROWS):  # a mask of the whole might not fit
         rows = features[start : start + ROWS]
         if not np.isfinite(rows).all():
             raise ValueError("rank: the features hold " + ("NaN" if np.isnan(rows).any() else "infinity"))
     return features
+
+
+def _from_torch(features) -> np.ndarray:
+    if features.is_complex() or "strided" not in str(features.layout) or features.is_quantized:
+        raise ValueError(f"rank: features of type {features.dtype}, {features.layout}; dense real or integer numbers are "
+                         "needed")  # fmt: skip
+    features = features.detach().cpu().resolve_neg()
+    if features.is_floating_point() and features.itemsize < 4:  # numpy has no bfloat16
+        features = features.float()
+    return features.numpy()
 
 
 def check_shape(shape: tuple[int, ...]) -> None:

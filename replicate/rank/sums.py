@@ -1,6 +1,6 @@
 """The sums over rows of features that a spectrum is made from: their number, their sum and their Gram matrix.
 
-Rows are taken less an origin (the mean of the first rows) and in a power-of-two unit: a mean far from zero costs no
+Rows are taken less an origin (the median of the first rows) and in a power-of-two unit: a mean far from zero costs no
 digits, and neither 1e200 nor 1e-200 overflows or vanishes.
 """
 
@@ -10,6 +10,7 @@ import numpy as np
 
 EPS64 = float(np.finfo(np.float64).eps)
 PROBES = 8  # random vectors on which the error of a float32 Gram is measured
+MEDIAN = 101  # rows whose median is the origin
 RAISE = 2.0**40  # rows that exceed the unit so many times raise it
 
 
@@ -43,6 +44,8 @@ class Sums:
     def accumulate(self, rows: np.ndarray) -> None:
         """Add float64 rows (n, K)."""
         top = np.abs(rows).max(initial=0)
+        if 0 < top < self.unit / RAISE and not self.gram.any() and not self.origin.any():  # zeros only so far
+            self.unit = _power_of_two(top)
         if top > RAISE * self.unit:
             self.move(self.origin * (self.unit / _power_of_two(top)), _power_of_two(top))
         rows = rows / self.unit
@@ -103,7 +106,8 @@ def rank_k_update(rows: np.ndarray, gram: np.ndarray) -> None:
     """Add rows' rows, of float64 rows (n, K), to the upper triangle of a column-major (K, K) gram, in place."""
     from scipy.linalg.blas import dsyrk  # half the work of a product; 0.2 s to import: only where it is used
 
-    dsyrk(1.0, rows.T, beta=1.0, c=gram, overwrite_c=1)
+    if dsyrk(1.0, rows.T, beta=1.0, c=gram, overwrite_c=1) is not gram:  # it worked on a copy
+        raise ValueError(f"rank: a gram of type {gram.dtype} is not changed in place; float64 in column order is needed")
 
 
 def single_product(rows: np.ndarray) -> np.ndarray:
@@ -114,9 +118,9 @@ def single_product(rows: np.ndarray) -> np.ndarray:
 
 
 def frame(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Origin and unit for sums over rows (n, K) and more like them."""
+    """Origin and unit for sums over rows (n, K) and more like them: a median, which an outlier does not move."""
     unit = _power_of_two(np.abs(rows).max())
-    return (rows / unit).mean(0), unit
+    return np.median(rows[:MEDIAN] / unit, axis=0), unit
 
 
 def _power_of_two(top: float) -> float:

@@ -35,6 +35,14 @@ class Triangle:
         triangle.n, triangle._r = sums.n, np.vstack([first, np.c_[np.zeros(len(rest)), rest]])
         return triangle
 
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> "Triangle":
+        """Of rows (1, x), K + 1 of them or more, or of rows that have the same products: triangles of them, zeros."""
+        triangle = cls(np.zeros(rows.shape[1] - 1), 1.0)
+        triangle._r = np.linalg.qr(rows, mode="r")
+        triangle.n = round(float(triangle._r[0, 0] ** 2))
+        return triangle
+
     def accumulate(self, rows: np.ndarray) -> None:
         """Add float64 rows (n, K)."""
         rows = rows / self.unit
