@@ -53,9 +53,10 @@ def of(matrix, precision: str = "float64") -> Spectrum:
 class Gram:
     """Adds up batches of features of one width and gives their spectrum.
 
-    Until 2 K rows have come they are kept as they are; of fewer than K an SVD is taken. From K on a squared singular value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where
-    that is large), and below it comes as zero. RankMe is within 1e-6 of a float64 SVD's for spectra down to 1/i^2 (K =
-    2048), plateaus, low ranks and large means; `estimators.rankme_error` bounds the error of the case at hand.
+    Until 2 K rows have come they are kept as they are; of fewer than K an SVD is taken. From K on a squared singular
+    value is off by at most `gram_error` times the largest one squared, some 2e-15 of it (less the mean, where that is
+    large), and below it comes as zero. RankMe is within 1e-6 of a float64 SVD's for spectra down to 1/i^2 (K = 2048),
+    plateaus, low ranks and large means; `estimators.rankme_error` bounds the error of the case at hand.
 
     exact: where the first rows are collapsed beyond that, the triangle of a QR decomposition takes the Gram matrix's
     place: two to three times slower then, and as exact as an SVD. precision "float32" multiplies in float32, faster where
