@@ -1,6 +1,7 @@
 """Command line: `python -m replicate VERB`. Each stage of the Makefile is one verb."""
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -308,6 +309,12 @@ def run_stage(args) -> int:
     return 0
 
 
+def _drop_output() -> None:
+    """What is left in stdout's buffer goes nowhere, and not to a second error at the very end."""
+    with contextlib.suppress(OSError, ValueError):  # no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
@@ -318,10 +325,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"replicate {args.verb}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        _drop_output()
         return 1
     except OSError as error:  # a full disk under a log, a folder that cannot be read
         print(f"replicate {args.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         again = "" if args.verb in TOOLS else "; the same command goes on from here"

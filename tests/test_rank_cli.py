@@ -199,3 +199,15 @@ def test_make_calls_the_stage_by_its_name():
     command = ["make", "-n", "_rank/SimCLR-15"]
     dry = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
     assert "-m replicate rank-runs SimCLR-15 --profile" in dry.stdout
+
+
+@pytest.mark.parametrize("shell, status", [("> /dev/full", 2), ("| true", 1)])
+def test_a_full_disk_and_a_closed_pipe_end_quietly(tmp_path, shell, status):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 6)))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = f"{sys.executable} -m replicate rank {tmp_path}/x.npy --json {shell}; exit ${{PIPESTATUS[0]}}"
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (status, 0 if status == 1 else status)  # a reader that is slow to close sees it all
+    assert "Exception" not in done.stderr and "Traceback" not in done.stderr
