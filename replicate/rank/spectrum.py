@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replicate.rank.sums import EPS64, Sums, frame
+from replicate.rank.sums import EPS64, Sums, add_square, frame
 from replicate.rank.triangle import Triangle, is_collapsed
 
 ROWS = 1024  # rows worked on at a time: in float64 they stay in the cache
@@ -92,8 +92,9 @@ class Gram:
         batch = as_matrix(batch)
         if batch.shape[1] != self.width:
             raise ValueError(f"rank: a batch of width {batch.shape[1]} after a width of {self.width}")
-        for start in range(0, len(batch), ROWS):
-            self._add(batch[start : start + ROWS].astype(np.float64))
+        step = ROWS if self.precision == "float64" else 4 * ROWS  # float32 products are added up in float64, at a cost
+        for start in range(0, len(batch), step):
+            self._add(batch[start : start + step].astype(np.float64))
 
     def merge(self, other: "Gram") -> None:
         """Adds what another Gram of the same width and options has seen; the other is left as it is."""
@@ -171,12 +172,11 @@ class Gram:
             return of_triangle(self._triangle, centred)
         if self._sums:
             return of_sums(self._whole(), centred, self._solve)
-        rows = np.concatenate(self._rows)
         if self.n_samples >= self.width:
-            sums = self._sums_of(rows)
+            sums = self._sums_of_rows()
             if not (self.exact and is_collapsed(sums)):
                 return of_sums(sums, centred, self._solve)
-        return _of_rows(rows, centred)
+        return _of_rows(np.concatenate(self._rows), centred)
 
     def leave_one_out(self, centred: bool = True) -> list[Spectrum]:
         """The spectra without each block in turn; row i is of block i mod blocks, so have the rows in random order.
@@ -190,9 +190,10 @@ class Gram:
         return [of_sums(rest, centred, self._solve) for rest in _without_each(self._sums)]
 
     def _whole(self) -> Sums:
-        whole = self._sums[0].copy()
+        """Of all blocks; not to be changed."""
+        whole = self._sums[0]
         for part in self._sums[1:]:
-            whole.add(part)
+            whole = _added(whole, part)
         return whole
 
     @property
@@ -200,10 +201,15 @@ class Gram:
         """Whether sums or a triangle stand for the rows."""
         return bool(self._sums or self._triangle)
 
-    def _sums_of(self, rows: np.ndarray) -> Sums:
-        sums = Sums(*frame(rows), self.precision == "float32")
-        for start in range(0, len(rows), ROWS):
-            sums.accumulate(rows[start : start + ROWS])
+    def _sums_of_rows(self) -> Sums:
+        """Of the rows that are kept, by about ROWS of them at a time."""
+        sums = Sums(*frame(self._rows[0]), self.precision == "float32")
+        group = []
+        for rows in self._rows:
+            group.append(rows)
+            if sum(map(len, group)) >= ROWS or rows is self._rows[-1]:
+                sums.accumulate(np.concatenate(group) if len(group) > 1 else rows)
+                group = []
         return sums
 
     def _add(self, rows: np.ndarray) -> None:
@@ -217,9 +223,8 @@ class Gram:
 
     def _flush(self) -> None:
         """From kept rows to sums, and to a triangle where they are collapsed."""
-        rows = np.concatenate(self._rows)
+        sums, rows = self._sums_of_rows(), self._rows
         self._rows = []
-        sums = self._sums_of(rows)
         if self.exact and is_collapsed(sums):
             self._triangle = Triangle(sums.origin, sums.unit)
         if self.blocks == 1 and not self._triangle:
@@ -227,7 +232,7 @@ class Gram:
             return
         if self.blocks > 1:
             self._sums = [Sums(sums.origin, sums.unit, self.precision == "float32") for _ in range(self.blocks)]
-        self._accumulate(rows)
+        self._accumulate(np.concatenate(rows))
 
     def _accumulate(self, rows: np.ndarray) -> None:
         seen = sum(part.n for part in self._sums)
@@ -287,7 +292,8 @@ def of_sums(sums: Sums, centred: bool = True, solve: Callable[[np.ndarray], np.n
     else:
         if centred:
             values, _ = _without_rounding(solve(gram), error)
-        raw, error = _without_rounding(solve(gram + sums.n * np.outer(mean, mean)), error)
+        add_square(gram, sums.n, mean)
+        raw, error = _without_rounding(solve(gram), error)
         raw = np.sqrt(raw)
     rank = min(sums.n, len(mean))
     error = error / raw[0] ** 2 + _svd_error(gram) if raw[0] > 0 else 0.0

@@ -43,7 +43,7 @@ class Sums:
 
     def accumulate(self, rows: np.ndarray) -> None:
         """Add float64 rows (n, K)."""
-        top = np.abs(rows).max(initial=0)
+        top = _top(rows)
         if 0 < top < self.unit / RAISE and not self.gram.any() and not self.origin.any():  # zeros only so far
             self.unit = _power_of_two(top)
         if top > RAISE * self.unit:
@@ -86,8 +86,9 @@ class Sums:
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
         """The Gram matrix (upper triangle) of rows less their mean, and the mean, both in this unit."""
-        offset = self.total / self.n
-        return self.gram - self.n * np.outer(offset, offset), self.origin + offset
+        offset, gram = self.total / self.n, self.gram.copy(order="F")
+        add_square(gram, -self.n, offset)
+        return gram, self.origin + offset
 
     def measured_error(self) -> float:
         """An unbiased estimate of the Frobenius norm of gram's error from float32 products; 0 for float64."""
@@ -110,6 +111,14 @@ def rank_k_update(rows: np.ndarray, gram: np.ndarray) -> None:
         raise ValueError(f"rank: a gram of type {gram.dtype} is not changed in place; float64 in column order is needed")
 
 
+def add_square(gram: np.ndarray, factor: float, vector: np.ndarray) -> None:
+    """Add factor v v' to the upper triangle of a column-major (K, K) gram, in place."""
+    from scipy.linalg.blas import dsyr
+
+    if dsyr(factor, vector, a=gram, overwrite_a=1) is not gram:
+        raise ValueError("rank: a gram that is not float64 in column order")
+
+
 def single_product(rows: np.ndarray) -> np.ndarray:
     """rows' rows (upper triangle) multiplied in float32."""
     from scipy.linalg.blas import ssyrk
@@ -119,8 +128,13 @@ def single_product(rows: np.ndarray) -> np.ndarray:
 
 def frame(rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Origin and unit for sums over rows (n, K) and more like them: a median, which an outlier does not move."""
-    unit = _power_of_two(np.abs(rows).max())
+    unit = _power_of_two(_top(rows))
     return np.median(rows[:MEDIAN] / unit, axis=0), unit
+
+
+def _top(rows: np.ndarray) -> float:
+    """The largest absolute value."""
+    return max(float(rows.max()), -float(rows.min()))
 
 
 def _power_of_two(top: float) -> float:

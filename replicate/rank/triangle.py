@@ -86,8 +86,9 @@ def is_collapsed(sums: Sums) -> bool:
     if not live.any():
         return False
     gram = gram if live.all() else np.asfortranarray(gram[np.ix_(live, live)])
-    factor, broken = dpotrf(gram, lower=0)
-    return broken > 0 or bool(np.diag(factor).min() ** 2 <= PIVOT * EPS64 * _largest_eigenvalue(gram))
+    least = PIVOT * EPS64 * _largest_eigenvalue(gram)
+    factor, broken = dpotrf(gram, lower=0, overwrite_a=1)
+    return broken > 0 or bool(np.diag(factor).min() ** 2 <= least)
 
 
 def _largest_eigenvalue(gram: np.ndarray) -> float:
@@ -95,7 +96,7 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
     from scipy.linalg.blas import dsymv
 
     vector, norm = np.random.default_rng(0).standard_normal(len(gram)), 0.0
-    for _ in range(8):
+    for _ in range(5):
         vector = dsymv(1.0, gram, vector / np.linalg.norm(vector))
         norm = float(np.linalg.norm(vector))
         if norm == 0:
