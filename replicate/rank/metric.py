@@ -85,7 +85,7 @@ class SpectrumMetric(_EstimatorMetric):
         embeddings = _checked(embeddings)
         device = self.sums.device
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            rows = embeddings.detach().to(device, torch.float64)
+            rows = embeddings.detach().to(device, torch.float64, copy=True)  # changed below
             self._grow(rows.shape[1])
             if self.exact:
                 self._append(torch.nn.functional.pad(rows, (1, 0), value=1.0))
@@ -173,8 +173,8 @@ class _Parts:
         self.origin[:] = torch.where(self.n.sum() > 0, self.origin, rows[:MEDIAN].median(0).values)
 
     def accumulate(self, b: int, rows: Tensor) -> None:
-        """Add float64 rows (n, K) to block b."""
-        rows = rows - self.origin[b]
+        """Add float64 rows (n, K) to block b; they are less the origin afterwards."""
+        rows -= self.origin[b]
         self.n[b] += len(rows)
         self.total[b] += rows.sum(0)
         if self.single:
