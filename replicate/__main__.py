@@ -99,7 +99,7 @@ def _rank_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--key", metavar="NAME", help="array of an .npz, .pt or .safetensors, list column of a .parquet")
     one.add_argument("--drop", metavar="COLUMNS", help="columns of a .csv or .parquet that are no features, by commas")
     one.add_argument("--precision", choices=("float64", "float32"), default="float64",
-                     help="of the products; float32 is faster where K is large, its error bound larger")
+                     help="of the products; float32 is for hardware slow in float64, its error bound larger")
     one.add_argument("--plot", metavar="PNG", help="draw the singular values (.png, .pdf or .svg)")
     _format_options(one)
 

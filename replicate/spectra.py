@@ -18,7 +18,8 @@ def write(profile: Profile, run: Run, seed: int, dataset: str, network, clean: d
     On the source also those of random subsets (convergence), the estimators of features and of `views` {space:
     (q, N, K)}, and for DINO the prototypes'; for DINO on every set those of the L2-normalised embeddings.
     """
-    content = {"spectra": {name: described(clean[name], seed, estimators.BLOCKS) for name in FEATURES}, "convergence": [], "estimates": []}
+    content = {"spectra": {name: described(clean[name], seed, estimators.BLOCKS) for name in FEATURES},
+               "convergence": [], "estimates": []}  # fmt: skip
     if dataset == profile.source_of(run):
         content["convergence"] = [row for name in FEATURES for row in convergence(name, clean[name], seed)]
         content["estimates"] = [row for name in FEATURES for row in estimates(name, clean[name], views[name])]
@@ -72,11 +73,11 @@ def estimates(name: str, features: np.ndarray, views: np.ndarray) -> list[dict]:
     """The estimators that need features (N, K) or views (q, N, K)."""
     inputs = {"features": features, "views": views}
     rows = []
-    for estimator, described in estimators.ESTIMATORS.items():
-        if described.needs in inputs:
-            row = {"features": name, "estimator": estimator, "n_samples": len(features)}
+    for key, estimator in estimators.ESTIMATORS.items():
+        if estimator.needs in inputs:
+            row = {"features": name, "estimator": key, "n_samples": len(features)}
             try:
-                row["value"], row["detail"] = described.function(inputs[described.needs])
+                row["value"], row["detail"] = estimator.function(inputs[estimator.needs])
             except ValueError as error:
                 row["error"] = str(error)
             rows.append(row)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from replicate import paths
 from replicate.__main__ import main
-from replicate.rank import estimators, features, files, report, spectrum
+from replicate.rank import estimators, features, files, matrix, report, spectrum
 
 RNG = np.random.default_rng(1)
 X = (RNG.standard_normal((400, 12)) * np.arange(1, 13) ** -0.5).astype(np.float32)
@@ -165,7 +165,7 @@ def test_a_bound_is_rounded_up(error, said):
 def test_long_reads_show_progress_and_short_ones_nothing(x, capsys, monkeypatch):
     assert main(["rank", x]) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(files, "_rows_of", lambda width, itemsize: 100)
+    monkeypatch.setattr(matrix, "rows_of", lambda width, itemsize: 100)
     monkeypatch.setattr(report, "QUIET", -1)
     monkeypatch.setattr(report, "EVERY", -1)
     assert main(["rank", x]) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from replicate import paths
 from replicate.errors import UserError
-from replicate.rank import files, spectrum
+from replicate.rank import files, matrix, spectrum
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((90, 7)) * np.arange(1, 8) ** -0.5).astype(np.float32)
@@ -34,7 +34,7 @@ def error(path, *arguments) -> str:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Eleven rows at a time, so that reads end inside, at and after chunks."""
-    monkeypatch.setattr(files, "_rows_of", lambda width, itemsize: 11)
+    monkeypatch.setattr(matrix, "rows_of", lambda width, itemsize: 11)
 
 
 # ---------------------------------------------------------------- formats
@@ -350,7 +350,7 @@ def test_pages_of_a_mapped_file_leave_memory_again(tmp_path, monkeypatch):
     import torch
 
     torch.save(torch.zeros(2**24, 4), tmp_path / "x.pt")  # 256 MB
-    monkeypatch.setattr(files, "_rows_of", lambda width, itemsize: 2**20)  # 16 MB
+    monkeypatch.setattr(matrix, "rows_of", lambda width, itemsize: 2**20)  # 16 MB
 
     def mapped() -> int:
         with open("/proc/self/status", encoding="ascii") as status:

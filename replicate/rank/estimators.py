@@ -33,6 +33,12 @@ def _checked(values) -> np.ndarray:
     return values
 
 
+def _relative(values) -> np.ndarray:
+    """The checked values as parts of the largest, so that no sum or square of them overflows or vanishes."""
+    values = _checked(values)
+    return values / (values.max(initial=0) or 1)
+
+
 def rankme(singular_values, eps=EPS):
     """RankMe: exp(-sum_k p_k log p_k) with p_k = sigma_k / sum(sigma) + eps, a float from 1 to the number of values.
 
@@ -42,11 +48,10 @@ def rankme(singular_values, eps=EPS):
     classical rank, since the paper gives no other. Do not compare across methods, or with values of another eps (1e-5
     adds 24 % on a collapsed spectrum) or of squared singular values.
     """
-    singular_values = _checked(singular_values)
-    if not singular_values.any():
+    parts = _relative(singular_values)  # whose sum is finite whatever the scale
+    if not parts.any():
         warnings.warn("rankme: all singular values are zero; the value is 0", stacklevel=2)
         return 0.0
-    parts = singular_values / singular_values.max()  # whose sum is finite whatever the scale
     p = parts / parts.sum() + eps
     p = p[p > 0]  # 0 log 0 is 0, where eps is 0
     return float(np.exp(-np.sum(p * np.log(p))))
@@ -67,13 +72,7 @@ def stable_rank(singular_values):
     Source: Rudelson and Vershynin 2007; as an estimator of quality Tsitsulin et al. 2023 (arXiv 2305.16562). Higher is
     better. Uncentred: a mean far from zero is the first direction, and the value is then about 1 whatever else is there.
     """
-    return nesum(_relative_squares(singular_values))
-
-
-def _relative_squares(singular_values):
-    """Of the values as parts of the largest, so that none overflows or vanishes."""
-    singular_values = _checked(singular_values)
-    return (singular_values / (singular_values.max(initial=0) or 1)) ** 2
+    return nesum(_relative(singular_values) ** 2)
 
 
 def nesum(eigenvalues):
@@ -81,9 +80,7 @@ def nesum(eigenvalues):
 
     Source: He and Ozay, ICML 2022. The stable rank of centred features. One dominant direction hides all others.
     """
-    eigenvalues = _checked(eigenvalues)
-    top = eigenvalues.max(initial=0)
-    return float(np.sum(eigenvalues / top)) if top > 0 else 0.0
+    return float(np.sum(_relative(eigenvalues)))
 
 
 def participation_ratio(eigenvalues):
@@ -92,12 +89,8 @@ def participation_ratio(eigenvalues):
     The usual measure of dimension in physics and neuroscience (e.g. Gao et al. 2017). Weighs by variance, so small
     directions hardly count: far below RankMe on the same features, and not to be compared with it.
     """
-    eigenvalues = _checked(eigenvalues)
-    top = eigenvalues.max(initial=0)
-    if top <= 0:
-        return 0.0
-    share = eigenvalues / top  # squares of very large or small values stay finite
-    return float(share.sum() ** 2 / np.sum(share**2))
+    parts = _relative(eigenvalues)
+    return float(parts.sum() ** 2 / np.sum(parts**2)) if parts.any() else 0.0
 
 
 def pseudo_condition_number(singular_values):
@@ -107,9 +100,8 @@ def pseudo_condition_number(singular_values):
     better. Rests on one value, the least certain: do not use it on collapsed features, where it is 0 or rounding, nor
     across sample sizes.
     """
-    singular_values = _checked(singular_values)
-    top = singular_values.max(initial=0)
-    return float(singular_values.min() / top) if top > 0 else 0.0
+    parts = _relative(singular_values)
+    return float(parts.min()) if len(parts) else 0.0
 
 
 def rankme_error(spectrum: Spectrum, eps: float = EPS) -> float:
@@ -117,12 +109,11 @@ def rankme_error(spectrum: Spectrum, eps: float = EPS) -> float:
 
     From spectrum.gram_error: each sigma lies within [sqrt(sigma^2 - error), sqrt(sigma^2 + error)], each p in what
     follows from that, and |f(p) - f(q)| <= f(|p - q|) for f(p) = -p log p and |p - q| <= 1/2. A worst case: true errors
-    are one to four decades smaller. Infinite for a spectrum that is within its error of zero.
+    are a third of it on steep spectra and decades smaller on flat ones. Infinite where it says nothing; 0 for zeros.
     """
-    sigma = np.asarray(spectrum.singular_values, dtype=np.float64)
-    if sigma.max(initial=0) == 0:
+    sigma = _relative(spectrum.singular_values)
+    if not sigma.any():
         return 0.0
-    sigma = sigma / sigma.max()
     squared = sigma**2
     off = np.maximum(np.sqrt(squared + spectrum.gram_error) - sigma,
                      sigma - np.sqrt(np.maximum(squared - spectrum.gram_error, 0)))
@@ -196,25 +187,23 @@ class Estimator:
     """One row of the table: what it is computed from, which values are better, and what it says.
 
     function(x) -> (value, detail for the CSV), with x by `needs`: a Spectrum, features (N, K), or views (q, N, K); a
-    value of NaN means not defined there. better: 'higher', 'lower', or 'one' (nearest to 1).
+    value of NaN means not defined there. better: 'higher', 'lower', or 'one' (nearest to 1). centred: whether the
+    Spectrum has to have its centred values.
     """
 
     function: Callable[..., tuple[float, str]]
     needs: str
     better: str
     says: str
+    centred: bool = False
 
 
-def _alpha_req(spectrum):
-    return _described(alpha_req(_relative_squares(spectrum.centred_singular_values)), FIRST_RANK, "weights=1/rank")
+def _fitted(fit, first, weights):
+    def described(spectrum):
+        found = fit(_relative(spectrum.centred_singular_values) ** 2)
+        return found.alpha, f"r2={found.r2:.4f} ranks={first}-{first - 1 + found.n_points} {weights}"
 
-
-def _alpha_req_full(spectrum):
-    return _described(alpha_req_full(_relative_squares(spectrum.centred_singular_values)), 1, "weights=1")
-
-
-def _described(fit, first, weights):
-    return fit.alpha, f"r2={fit.r2:.4f} ranks={first}-{first - 1 + fit.n_points} {weights}"
+    return described
 
 
 def _classical(spectrum):
@@ -227,7 +216,7 @@ def _raw(estimator, detail=""):
 
 
 def _centred(estimator):
-    return lambda spectrum: (estimator(_relative_squares(spectrum.centred_singular_values)), "")
+    return lambda spectrum: (estimator(_relative(spectrum.centred_singular_values) ** 2), "")
 
 
 # name in the CSVs -> estimator; figures, tables, CSVs and the command line take what is listed here
@@ -236,18 +225,20 @@ ESTIMATORS = {
     "classical": Estimator(_classical, "spectrum", "higher", "singular values above a threshold"),
     "effective_rank": Estimator(_raw(effective_rank), "spectrum", "higher", "RankMe without eps"),
     "stable_rank": Estimator(_raw(stable_rank), "spectrum", "higher", "squared Frobenius over spectral norm"),
-    "participation_ratio": Estimator(_centred(participation_ratio), "spectrum", "higher", "effective number of variances"),
-    "nesum": Estimator(_centred(nesum), "spectrum", "higher", "total variance over the largest"),
+    "participation_ratio": Estimator(_centred(participation_ratio), "spectrum", "higher", "effective number of variances",
+                                     centred=True),
+    "nesum": Estimator(_centred(nesum), "spectrum", "higher", "total variance over the largest", centred=True),
     "pseudo_condition": Estimator(_raw(pseudo_condition_number), "spectrum", "higher", "smallest over largest value"),
-    "alpha_req": Estimator(_alpha_req, "spectrum", "one", "decay of eigenvalues 4 to 100, its authors' window"),
-    "alpha_req_full": Estimator(_alpha_req_full, "spectrum", "one", "decay of all eigenvalues"),
+    "alpha_req": Estimator(_fitted(alpha_req, FIRST_RANK, "weights=1/rank"), "spectrum", "one",
+                           "decay of eigenvalues 4 to 100, its authors' window", centred=True),
+    "alpha_req_full": Estimator(_fitted(alpha_req_full, 1, "weights=1"), "spectrum", "one", "decay of all eigenvalues",
+                                centred=True),
     "self_cluster": Estimator(features.self_cluster_row, "features", "lower", "mean squared cosine beyond random directions"),
     "coherence": Estimator(features.coherence_row, "features", "lower", "largest leverage of a sample"),
     "clid": Estimator(features.clid_row, "features", "higher", "learnability of clusters plus intrinsic dimension"),
     "lidar": Estimator(features.lidar_row, "views", "higher", "rank of between- over within-sample scatter"),
-}
+}  # fmt: skip
 SPECTRAL = tuple(name for name, estimator in ESTIMATORS.items() if estimator.needs == "spectrum")
-CENTRED = ("participation_ratio", "nesum", "alpha_req", "alpha_req_full")  # of the centred spectrum
 SMOOTH = tuple(name for name in SPECTRAL if name != "classical")  # a jackknife cannot see the steps of an integer
 
 
@@ -256,10 +247,10 @@ def stderrs(gram: Gram, names=SMOOTH) -> dict[str, float]:
 
     The delete-one-block jackknife: sqrt((g - 1) / g sum_b (theta_-b - mean)^2) over g blocks, what another draw of as
     many independent rows would change (Efron and Stein 1981). Not what another training would. Not for the classical
-    rank, an integer; blind to any bias that all blocks share, such as that of few
-    rows. NaN with fewer than two blocks that have rows.
+    rank, an integer; blind to any bias that all blocks share, such as that of few rows. NaN with fewer than two blocks
+    that have rows.
     """
-    spectra = gram.leave_one_out(centred=any(name in CENTRED for name in names))
+    spectra = gram.leave_one_out(centred=any(ESTIMATORS[name].centred for name in names))
     found = {}
     for name in names:
         values = np.array([ESTIMATORS[name].function(spectrum)[0] for spectrum in spectra], dtype=np.float64)

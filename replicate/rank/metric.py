@@ -47,9 +47,10 @@ class _EstimatorMetric(Metric):
 class SpectrumMetric(_EstimatorMetric):
     """An estimator of the spectrum of all embeddings (n, K) seen since `reset`; `compute` gives a float64 scalar.
 
-    width: K; may be left out where every process has at least one sample and no states are merged. stderr: keep 20 Gram matrices instead of one;
-    `compute` then sets the attribute `stderr`, a delete-one-block jackknife (not for ClassicalRank). precision
-    "float32" multiplies in float32. `compute` sets `error_bound`, of RankMe's relative error from arithmetic.
+    width: K; may be left out where every process has at least one sample and no states are merged. stderr: keep 20 Gram
+    matrices instead of one; `compute` then sets the attribute `stderr`, a delete-one-block jackknife (not for
+    ClassicalRank). precision "float32" multiplies in float32. `compute` sets `error_bound`, of RankMe's relative error
+    from arithmetic.
 
     Near collapse a Gram matrix loses the smallest singular values: the RankMe of a rank-one float32 matrix is 1e-5 off
     (its bound says so). exact: keep the triangle of a QR decomposition instead, as exact as an SVD, always two to three
@@ -119,7 +120,7 @@ class SpectrumMetric(_EstimatorMetric):
             self.error_bound = estimators.rankme_error(found)
             return self._valued(found)
         gram = spectrum.Gram.of_sums(_Parts(self.sums).as_sums(), self.precision, _solver(self.sums.device))
-        found = gram.spectrum(centred=self.estimator in estimators.CENTRED)
+        found = gram.spectrum(centred=estimators.ESTIMATORS[self.estimator].centred)
         self.error_bound = estimators.rankme_error(found)
         if self.blocks > 1 and self.estimator in estimators.SMOOTH:
             self.stderr = estimators.stderrs(gram, (self.estimator,))[self.estimator]
@@ -140,7 +141,8 @@ def _checked(embeddings) -> Tensor:
     embeddings = torch.as_tensor(embeddings)
     if embeddings.device.type == "cpu":
         spectrum.as_matrix(embeddings)
-    elif embeddings.is_complex():
+        return embeddings
+    if embeddings.is_complex():
         raise ValueError(f"rank: features of type {embeddings.dtype}; real or integer numbers are needed")
     spectrum.check_shape(embeddings.shape)
     return embeddings
@@ -297,8 +299,7 @@ class RowsMetric(_EstimatorMetric):
 
     def update(self, embeddings: Tensor) -> None:
         """Keeps the rows of a batch (n, K)."""
-        embeddings = torch.as_tensor(embeddings)
-        spectrum.as_matrix(embeddings)
+        embeddings = _checked(embeddings)
         if len(self.rows) and embeddings.shape[1] != self.rows[0].shape[1]:
             raise ValueError(f"rank: a batch of width {embeddings.shape[1]} after a width of {self.rows[0].shape[1]}")
         self.rows.append(embeddings.detach().clone())

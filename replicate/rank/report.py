@@ -246,5 +246,5 @@ def _short(names: list[str]) -> list[str]:
     else:
         names = [os.path.basename(os.path.normpath(name)) for name in names]
     # matplotlib reads $ as mathematics, and leaves labels that begin with _ out of legends
-    names = [name.replace("$", r"\$").replace("_", "\u200a_", 1) if name[0] == "_" else name.replace("$", r"\$") for name in names]
+    names = [("\u200a" if name.startswith("_") else "") + name.replace("$", r"\$") for name in names]
     return [name if len(name) <= 40 else "…" + name[-39:] for name in names]

@@ -59,8 +59,8 @@ class Gram:
     plateaus, low ranks and large means; `estimators.rankme_error` bounds the error of the case at hand.
 
     exact: where the first rows are collapsed beyond that, the triangle of a QR decomposition takes the Gram matrix's
-    place: two to three times slower then, and as exact as an SVD. precision "float32" multiplies in float32, faster where
-    K is large, and measures its error, so that the bounds hold. blocks: deal the rows to so many Grams, for
+    place: two to three times slower then, and as exact as an SVD. precision "float32" multiplies in float32, for
+    hardware that is slow in float64, and measures its error, so that the bounds hold. blocks: deal the rows to so many Grams, for
     `leave_one_out`, which never uses the triangle; takes so many times the memory.
     """
 

@@ -73,16 +73,16 @@ class Sums:
         self.total += self.n * step
         self.origin, self.unit = origin, unit
 
-    def add(self, other: "Sums", sign: int = 1) -> None:
-        """Add, or with sign -1 take away, the rows of another; it is left as it is."""
+    def add(self, other: "Sums") -> None:
+        """Add the rows of another; it is left as it is."""
         if other.unit > self.unit:
             self.move(self.origin * (self.unit / other.unit), other.unit)
         if other.unit != self.unit or not np.array_equal(other.origin, self.origin):
             other = other.copy()
             other.move(self.origin, self.unit)
-        self.n += sign * other.n
+        self.n += other.n
         for own, more in zip(self.arrays(), other.arrays()):
-            own += sign * more
+            own += more
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
         """The Gram matrix (upper triangle) of rows less their mean, and the mean, both in this unit."""
