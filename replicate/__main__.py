@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from replicate import grid, paths
 from replicate.errors import UserError
@@ -11,6 +12,7 @@ from replicate.errors import UserError
 EXAMPLES = """examples:
   python -m replicate grid --method SimCLR --sweep temp
   python -m replicate data --profile mini
+  python -m replicate data status
   python -m replicate pretrain SimCLR-15 'VICReg-1?' --profile mini
   python -m replicate evaluate SimCLR-15 --datasets imagenet,cars
   python -m replicate compile --profile mini
@@ -53,6 +55,32 @@ The plateau rule takes the lowest value of the hyper-parameter whose rank is wit
 is that of repeated configurations in the table; without any, 3.1 %: the median of (max - min) / 2 / mean over the
 repeated trainings of this package's mini study.
 """
+DATA = """Without an action: prepare the profile's data sets, as `make data` does.
+
+The actions are about the real sets, which lie below DATA_ROOT as data_manifests/*.yaml describe them.
+"""
+DATA_ACTIONS = {
+    "status": ("which sets are there: layout, images, archives, what to do", """examples:
+  DATA_ROOT=~/data python -m replicate data status
+  DATA_ROOT=~/data python -m replicate data status cifar10 sun397"""),
+    "verify": ("check sets: counts, lists, archives' checksums, every image decoded", """examples:
+  DATA_ROOT=~/data python -m replicate data verify eurosat
+  DATA_ROOT=~/data python -m replicate data verify imagenet --jobs 8
+  DATA_ROOT=~/data python -m replicate data verify imagenet --quick
+
+Exit status: 0 if all are whole, or known reduced copies, which it says; else 2."""),
+    "prepare": ("make splits, class folders of links and the file lists that VISSL reads", """examples:
+  DATA_ROOT=~/data python -m replicate data prepare sun397 clevr_count
+  DATA_ROOT=/datasets python -m replicate data prepare inat18 --out ~/prepared
+
+Writes DATA_ROOT/prepared/NAME/ (or DIR/NAME/): {train,val}/CLASS/ links, {train,val}_{images,labels}.npy and
+dataset_catalog.json, for VISSL_DATASET_CATALOG_PATH. No image is copied; a second call changes nothing."""),
+    "download": ("download and unpack sets whose licence and address allow it", """examples:
+  DATA_ROOT=~/data python -m replicate data download cifar10 eurosat voc07
+
+Archives go to DATA_ROOT/archives and are checked before they are unpacked. Broken off, the same command goes on. For a
+set that needs a registration it says what to do."""),
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,10 +106,15 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--sweep", help=", ".join(grid.SWEPT))
     listing.add_argument("--names", action="store_true", help="names only, of the runs that the profile can train")
     verb("plan", "say what a study would compute and how long that takes", runs=True)
-    verb("data", "prepare the data sets", datasets=True)
+    _data_options(verb("data", "prepare the data sets; status, verify, download, … of real ones", datasets=True))
     verb("preview", "write a contact sheet of each data set", datasets=True)
     verb("pretrain", "pretrain runs", runs=True)
-    verb("evaluate", "probe runs on the data sets, and store their spectra", runs=True, datasets=True)
+    probing = verb("evaluate", "probe runs on the data sets, and store their spectra", runs=True, datasets=True)
+    probing.add_argument("--engine", choices=("native", "vissl"), help="whose probes; the profile's if left out")
+    probing.add_argument("--train", action="store_true", help="pretrain a run first that is not trained")
+    parity = verb("vissl-parity", "probe runs by both engines for several probe seeds", runs=True, datasets=True)
+    parity.add_argument("--probe-seeds", type=int, default=2, metavar="N", help="of VISSL (2); the native engine has 5")
+    parity.add_argument("--table", action="store_true", help="only write results/<profile>/vissl_parity.csv")
     verb("rank-runs", "apply the rank estimators to the spectra of the study's runs", runs=True, datasets=True)
     verb("compile", "merge runs/ into results/<profile>/*.csv").add_argument("--seeds", default="0")
     _rank_options(verbs.add_parser("rank", help="RankMe of feature files of your own", description=RANK,
@@ -89,6 +122,21 @@ def parser() -> argparse.ArgumentParser:
     _select_options(verbs.add_parser("select", help="choose a run from a table of your own", description=SELECT,
                                      epilog=SELECT_EXAMPLES, formatter_class=raw))  # fmt: skip
     return top
+
+
+def _data_options(one: argparse.ArgumentParser) -> None:
+    one.description, one.formatter_class = DATA, argparse.RawDescriptionHelpFormatter
+    actions = one.add_subparsers(dest="action", metavar="ACTION")
+    for name, (help_, epilog) in DATA_ACTIONS.items():
+        action = actions.add_parser(name, help=help_, description=help_.capitalize() + ".", epilog=epilog,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        action.add_argument("names", nargs="*" if name == "status" else "+", metavar="NAME",
+                            help="data sets" + ("; all if left out" if name == "status" else ""))  # fmt: skip
+        if name == "verify":
+            action.add_argument("--quick", action="store_true", help="names and counts only: no checksum, no image")
+            action.add_argument("--jobs", type=int, metavar="N", help="processes that decode (the cores, at most 8)")
+        if name == "prepare":
+            action.add_argument("--out", metavar="DIR", help="instead of DATA_ROOT/prepared")
 
 
 def _rank_options(one: argparse.ArgumentParser) -> None:
@@ -167,6 +215,34 @@ def prepare(args, profile) -> None:
         cache.prepare(profile, name)
 
 
+def data(args) -> int:
+    """An action on real sets, or without one the study's stage; the status is 2 where a set is not whole."""
+    if args.action is None:
+        return run_stage(args)
+    from replicate.data import archives, links, manifest, verify
+
+    if not os.environ.get("DATA_ROOT"):
+        raise UserError("DATA_ROOT is not set: it is the folder of the real data sets, as DATA_ROOT=~/data")
+    root = Path(os.environ["DATA_ROOT"]).expanduser()
+    sets = [manifest.load(name) for name in args.names]
+    if args.action == "status":
+        verify.status(args.names or manifest.names(), root)
+    elif args.action == "verify":
+        jobs = verify.cores() if args.jobs is None else args.jobs
+        if jobs < 1:
+            raise UserError(f"--jobs is {jobs}, it must be 1 or more")
+        return 2 if any([verify.verify(one, root, jobs, args.quick) for one in sets]) else 0
+    elif args.action == "download":
+        for one in sets:
+            done = "downloaded and unpacked" if archives.download(one, root) else "there already"
+            print(f"{one.name}: {done}; `python -m replicate data verify {one.name}` checks it")
+    else:
+        for one in sets:
+            print(links.prepare(one, root, Path(args.out).expanduser() if args.out else None)
+                  or f"{one.name}: files of many images, nothing to link; VISSL reads them through torchvision")
+    return 0
+
+
 def preview(args, profile) -> None:
     from replicate.data import preview
 
@@ -196,27 +272,69 @@ def pretrain(args, profile) -> None:
     from replicate import compile, study
 
     for run, seed in jobs(args, profile):
+        _prepare_absent(profile, [profile.source_of(run)])
         if study.is_done(profile, run, seed, "pretrain") or (args.cached and compile.cached(profile, run, seed, "pretrain")):
             continue
-        from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
+        _train(args, profile, run, seed)
 
-        row = pretrain.pretrain(profile, run, seed, device_of(args.device))
-        loss = "none" if row["final_loss"] is None else f"{row['final_loss']:.4g}"
-        print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
+
+def _train(args, profile, run, seed) -> None:
+    from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
+
+    row = pretrain.pretrain(profile, run, seed, device_of(args.device))
+    loss = "none" if row["final_loss"] is None else f"{row['final_loss']:.4g}"
+    print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
+
+
+def _prepare_absent(profile, names) -> None:
+    """Prepare the data sets that are not there at all; `make data` also replaces what is stale."""
+    from replicate.data import cache
+
+    for name in names:
+        if not (paths.data_dir(profile.name, name) / "meta.json").exists():
+            cache.prepare(profile, name)
 
 
 def evaluate(args, profile) -> None:
     from replicate import compile, study
 
+    stage, wanted = {"native": "evaluate", "vissl": "vissl"}[args.engine or profile.engine], names_of(args, profile)
     for run, seed in jobs(args, profile):
-        names = [name for name in names_of(args, profile) if not study.is_done(profile, run, seed, "evaluate", name)
-                 and not (args.cached and compile.cached(profile, run, seed, "evaluate", name))]
+        _prepare_absent(profile, {profile.source_of(run), *wanted})
+        cached = [name for name in wanted if args.cached and compile.cached(profile, run, seed, stage, name)]
+        names = [name for name in wanted if name not in cached and not study.is_done(profile, run, seed, stage, name)]
+        if cached:
+            print(f"{run.run} seed {seed}: {len(cached)} data sets are in {results_of(profile)} already", flush=True)
+        if names and args.train and not study.is_done(profile, run, seed, "pretrain"):
+            _train(args, profile, run, seed)
         if not names or not _is_trained(profile, run, seed):
             continue
-        from replicate import evaluate
+        if stage == "vissl":
+            from replicate.probes.vissl import job
 
-        evaluate.evaluate(profile, run, seed, names, device_of(args.device))
+            job.evaluate(profile, run, seed, names, device_of(args.device))
+        else:
+            from replicate import evaluate
+
+            evaluate.evaluate(profile, run, seed, names, device_of(args.device))
         print(f"{run.run} seed {seed}: evaluated on {len(names)} data sets", flush=True)
+
+
+def results_of(profile) -> str:
+    return os.path.relpath(paths.results_dir(profile.name))
+
+
+def vissl_parity(args, profile) -> None:
+    from replicate.probes.vissl import parity
+
+    if args.table:
+        rows = parity.write(profile, jobs(args, profile))
+        agree = sum(row["agrees"] == "yes" for row in rows)
+        print(f"{agree} of {len(rows)} cells agree within one point or twice the spread over probe seeds")
+        return
+    for run, seed in jobs(args, profile):
+        if _is_trained(profile, run, seed):
+            parity.compute(profile, run, seed, names_of(args, profile), args.probe_seeds, device_of(args.device))
 
 
 def rank_runs(args, profile) -> None:
@@ -295,8 +413,8 @@ def select(args) -> int:
 
 
 STAGES = {"grid": list_grid, "plan": plan, "data": prepare, "preview": preview, "pretrain": pretrain,
-          "evaluate": evaluate, "rank-runs": rank_runs, "compile": compile_}  # fmt: skip
-TOOLS = {"rank": rank, "select": select}  # for features and tables of the user's own: no profile, all cores
+          "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "compile": compile_}  # fmt: skip
+TOOLS = {"rank": rank, "select": select, "data": data}  # for what is the user's own: no profile, all cores
 
 
 def run_stage(args) -> int:
@@ -332,7 +450,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()
         return 2
     except KeyboardInterrupt:
-        again = "" if args.verb in TOOLS else "; the same command goes on from here"
+        again = "" if args.verb not in STAGES else "; the same command goes on from here"
         print(f"replicate {args.verb}: interrupted{again}", file=sys.stderr)
         return 130
 

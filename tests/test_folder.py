@@ -204,13 +204,6 @@ def test_a_link_to_nothing_is_named(tmp_path):
         folder.listing(m, tmp_path).sizes()
 
 
-def test_voc_says_that_its_reader_is_not_there_yet(tmp_path):
-    (tmp_path / "VOCdevkit/VOC2007").mkdir(parents=True)
-    assert not manifest.available(manifest.load("voc07"), tmp_path)
-    with pytest.raises(UserError, match="not there yet"):
-        folder.listing(manifest.load("voc07"), tmp_path)
-
-
 @pytest.mark.skipif(not os.environ.get("DATA_ROOT"), reason="DATA_ROOT is not set: no real images here")
 @pytest.mark.parametrize("name", ["tiny_imagenet", "cifar10", "eurosat", "fashion_mnist"])
 def test_the_real_sets_are_read(name):

@@ -19,7 +19,8 @@ from replicate import paths, stages
 from replicate.data import ImageSet, RawSet, folder, manifest
 from replicate.errors import UserError
 
-CODE = {"microworld": ("data/microworld.py", "data/shapes.py"), "folders": ("data/folder.py",)}  # decides the pixels
+CODE = {"microworld": ("data/microworld.py", "data/shapes.py"),  # what decides the pixels
+        "folders": ("data/folder.py", "data/layouts.py")}  # fmt: skip
 
 
 def fingerprints(profile, name: str) -> dict[str, str]:
@@ -34,7 +35,7 @@ def fingerprints(profile, name: str) -> dict[str, str]:
     inputs = {"name": name, "kind": profile.kind, "size": profile.sizes.get(name), "storage_px": profile.storage_px,
               "code": stages.code_hash(CODE[profile.kind])}  # fmt: skip
     if profile.kind == "folders":
-        inputs["layout"], inputs["transform"] = described.layout, probe["transform"]
+        inputs["layout"], inputs["transform"] = manifest.present(described, profile.data_root), probe["transform"]
         inputs["files"] = folder.listing(described, profile.data_root, profile.sizes.get(name)).sizes()
     else:
         inputs["seed"] = profile.data_seed
@@ -54,7 +55,7 @@ def prepare(profile, name: str, force: bool = False) -> Path:
     target = paths.data_dir(profile.name, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(f".{name}.lock")):
+        with locked(target.with_name(f".{name}.lock")):
             current = fingerprints(profile, name)
             if force or _fingerprints_of(target) != current:
                 _make(profile, name, current, target)
@@ -125,8 +126,8 @@ def _fingerprints_of(place: Path) -> dict[str, str] | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path):
-    """Hold an exclusive lock; the system lets go of it however the process ends."""
+def locked(path: Path):
+    """Hold an exclusive lock on `path`; the system lets go of it however the process ends."""
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,5 +1,6 @@
 """Data manifests: one YAML a data set in data_manifests/, with its source, layout, counts, terms and probe protocol."""
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -8,18 +9,33 @@ import yaml
 from replicate import paths
 from replicate.errors import UserError
 
-LAYOUTS = {  # kind: the keys that it may have
-    "imagefolder": {"path", "train", "val"},
-    "tiny_imagenet": {"path"},
-    "eurosat": {"path", "train_per_class", "val_per_class"},
-    "voc": {"path"},
-}
-WITHOUT_READER = {"voc"}
+LAYOUTS = {  # kind: (keys that it may have beside kind and path, parts without which a set counts as missing)
+    "imagefolder": ({"train", "val"}, ("{train}", "{val}")),
+    "tiny_imagenet": (set(), ("wnids.txt", "train", "val/images", "val/val_annotations.txt")),
+    "eurosat": ({"train_per_class", "val_per_class"}, (".",)),
+    "imagenet_list": ({"images", "list"}, ("{images}/train", "{images}/val", "{list}")),
+    "inat18": (set(), ("train_val2018", "train2018.json", "val2018.json")),
+    "places205": (set(), ("data/vision/torralba/deeplearning/images256", "trainvalsplit_places205/train_places205.csv",
+                          "trainvalsplit_places205/val_places205.csv")),
+    "sun397": (set(), ("ClassName.txt",)),
+    "cars": (set(), ("cars_train", "cars_test", "devkit/cars_meta.mat", "devkit/cars_train_annos.mat",
+                     "cars_test_annos_withlabels.mat")),
+    "cifar10": (set(), ("batches.meta", "test_batch") + tuple(f"data_batch_{i}" for i in range(1, 6))),
+    "cifar100": (set(), ("meta", "train", "test")),
+    "idx": (set(), ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+                    "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")),
+    "food101": (set(), ("images", "meta/classes.txt", "meta/train.txt", "meta/test.txt")),
+    "clevr": (set(), ("images/train", "images/val", "scenes/CLEVR_train_scenes.json", "scenes/CLEVR_val_scenes.json")),
+    "voc": ({"train", "val", "annotations"}, ()),  # lists such as VOC2007/trainval, each one a part
+}  # fmt: skip
 NESTED_KEYS = {
-    "source": {"urls", "archives", "terms", "registration", "torchvision", "archive_layout"},
-    "counts": {"train", "val"},
+    "source": {"urls", "archives", "terms", "registration", "torchvision", "archive_layout", "download"},
+    "counts": {"train", "val", "total", "tolerance"},
     "probe": {"kind", "epochs", "schedule", "transform", "also"},
 }
+ARCHIVE_KEYS = {"file", "url", "bytes", "about", "md5", "sha256", "to"}
+REDUCED_KEYS = {"train", "val", "total", "what"}
+PROBES = ("linear", "svm", "finetune", "detection")
 SCHEDULES = {"steps": {"milestones", "gamma"}, "cosine": {"end_factor"}}
 DEFAULT_PROBE = {
     "kind": "linear",
@@ -33,10 +49,15 @@ DEFAULT_PROBE = {
 class Manifest:
     """What data_manifests/<name>.yaml says; `name` and `layout` are enough, the rest has defaults.
 
-    layout: kind (a key of LAYOUTS), path below DATA_ROOT, and what that kind takes. classes: number of classes or
-    None. counts: images of the official train and val splits. probe: kind (linear | svm), epochs, schedule
-    ({kind: steps, milestones, gamma} or {kind: cosine, end_factor}), transform (random_resized_crop | resize), also
-    (further probes). unverified: the statements of the file for which no source was opened. file: where it was read.
+    layout: kind (a key of LAYOUTS), path below DATA_ROOT, and what that kind takes. alternatives: other layouts that
+    are accepted; the first that is there is read. classes: number of classes or None. counts: images of the train and
+    val splits, total with those that the split leaves unused, tolerance (images) where a count is not exact.
+    reduced: known smaller copies, each with the counts that it differs in and `what` it is. balanced: the splits in
+    which every class has as many images. source.archives: file, url, md5, sha256, bytes (or `about`, in words), and
+    the folder below DATA_ROOT that it is unpacked to (`to`). source.download: whether licence and address allow
+    `data download`. probe: kind (PROBES), epochs, schedule ({kind: steps, milestones, gamma} or {kind: cosine,
+    end_factor}), transform (random_resized_crop | resize), also (further probes). unverified: the statements of the
+    file for which no source was opened. file: where it was read.
     """
 
     name: str
@@ -46,7 +67,10 @@ class Manifest:
     metric: str = "top-1"
     licence: str = "unknown"
     source: dict = field(default_factory=dict)
+    alternatives: tuple = ()
     counts: dict = field(default_factory=dict)
+    balanced: tuple = ()
+    reduced: tuple = ()
     split: str = ""
     instructions: str = ""
     probe: dict = field(default_factory=lambda: dict(DEFAULT_PROBE))
@@ -81,32 +105,41 @@ def read(file: Path) -> Manifest:
             raise UserError(f"{file}: key {key!r} is missing")
     if content["name"] != file.stem:
         raise UserError(f"{file}: name is {content['name']!r}, but the file's name says {file.stem!r}")
-    _check_layout(file, content["layout"])
+    _check_layout(file, "layout", content["layout"])
+    for i, layout in enumerate(_entries(file, content, "alternatives")):
+        _check_layout(file, f"alternatives[{i}]", layout)
     for key, allowed in NESTED_KEYS.items():
         _only(file, f"{key}.", content.get(key, {}), allowed)
     content["probe"] = _probe(file, content.get("probe", {}))
-    content["unverified"] = tuple(content.get("unverified", ()))
-    if content.get("metric", "top-1") not in ("top-1", "mAP"):
-        raise UserError(f"{file}: metric must be top-1 or mAP, not {content['metric']!r}")
+    _check_source(file, content.get("source", {}))
+    _check_counts(file, content)
+    for key in ("unverified", "alternatives", "balanced", "reduced"):
+        content[key] = tuple(_entries(file, content, key))
+    if content.get("metric", "top-1") not in ("top-1", "mAP", "AP50"):
+        raise UserError(f"{file}: metric must be top-1, mAP or AP50, not {content['metric']!r}")
     return Manifest(**{"title": content["name"], **content}, file=file)
 
 
+def present(manifest: Manifest, data_root: Path | None) -> dict | None:
+    """The layout in which a set is below data_root, the main one before its alternatives; None where it is not."""
+    if data_root is None:
+        return None
+    layouts = (manifest.layout, *manifest.alternatives)
+    return next((one for one in layouts if all(path.exists() for path in parts(one, data_root))), None)
+
+
 def available(manifest: Manifest, data_root: Path | None) -> bool:
-    """Whether a set can be read: there is a reader, and what the layout names is below data_root (not opened)."""
-    if data_root is None or manifest.layout["kind"] in WITHOUT_READER:
-        return False
-    return all(path.exists() for path in parts(manifest, data_root))
+    """Whether a set can be read: what one of its layouts names is below data_root (not opened)."""
+    return present(manifest, data_root) is not None
 
 
-def parts(manifest: Manifest, data_root: Path) -> list[Path]:
+def parts(layout: dict, data_root: Path) -> list[Path]:
     """The folders and files without which a set counts as missing."""
-    layout = manifest.layout
     root = Path(data_root) / layout["path"]
-    if layout["kind"] == "imagefolder":
-        return [root / layout.get("train", "train"), root / layout.get("val", "val")]
-    if layout["kind"] == "tiny_imagenet":
-        return [root / "wnids.txt", root / "train", root / "val" / "images", root / "val" / "val_annotations.txt"]
-    return [root]
+    if layout["kind"] == "voc":
+        lists = (one.split("/") for one in layout["train"] + layout["val"])
+        return [root / year / "ImageSets" / "Main" / f"{name}.txt" for year, name in lists]
+    return [root / part.format(**{"train": "train", "val": "val", **layout}) for part in LAYOUTS[layout["kind"]][1]]
 
 
 def missing(manifest: Manifest, data_root: Path | None) -> UserError:
@@ -114,7 +147,9 @@ def missing(manifest: Manifest, data_root: Path | None) -> UserError:
     if data_root is None:
         problem = f"data set {manifest.name}: DATA_ROOT is not set (the folder that holds {manifest.layout['path']}/)"
     else:
-        absent = next((path for path in parts(manifest, data_root) if not path.exists()), data_root)
+        wanted = [parts(layout, data_root) for layout in (manifest.layout, *manifest.alternatives)]
+        nearest = max(wanted, key=lambda paths_: sum(path.exists() for path in paths_) / len(paths_))
+        absent = next((path for path in nearest if not path.exists()), data_root)
         problem = f"data set {manifest.name}: {absent} does not exist (DATA_ROOT={data_root})"
     instructions = " ".join(manifest.instructions.split())
     return UserError(f"{problem}. {instructions} Or SKIP_MISSING=1 leaves the set out, as a declared gap.")
@@ -128,24 +163,74 @@ def _only(file: Path, prefix: str, content, allowed: set) -> None:
             raise UserError(f"{file}: unknown key {prefix}{key} (allowed: {', '.join(sorted(allowed))})")
 
 
-def _check_layout(file: Path, layout) -> None:
+def _entries(file: Path, content: dict, key: str) -> list:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise UserError(f"{file}: {key} must be a list, not {entries!r}")
+    return entries
+
+
+def _inside(path) -> bool:
+    """Whether a path of a manifest stays below the folder that it is relative to."""
+    return isinstance(path, str) and bool(path) and not path.startswith("/") and ".." not in path.split("/")
+
+
+def _check_layout(file: Path, name: str, layout) -> None:
     kind = layout.get("kind") if isinstance(layout, dict) else None
     if kind not in LAYOUTS:
-        raise UserError(f"{file}: layout.kind must be one of {', '.join(LAYOUTS)}, not {kind!r}")
-    _only(file, "layout.", layout, LAYOUTS[kind] | {"kind"})
-    if not layout.get("path"):
-        raise UserError(f"{file}: layout.path is missing (the set's folder below DATA_ROOT)")
-    for key in ("train_per_class", "val_per_class"):
-        count = layout.get(key)
-        if kind == "eurosat" and not (isinstance(count, int) and count > 0):
-            raise UserError(f"{file}: layout.{key} must be a positive number of images, not {count!r}")
+        raise UserError(f"{file}: {name}.kind must be one of {', '.join(LAYOUTS)}, not {kind!r}")
+    keys = LAYOUTS[kind][0]
+    _only(file, f"{name}.", layout, keys | {"kind", "path"})
+    if not _inside(layout.get("path")):
+        raise UserError(f"{file}: {name}.path must be the set's folder below DATA_ROOT, not {layout.get('path')!r}")
+    for key in keys & {"train_per_class", "val_per_class"}:
+        if not _is_count(layout.get(key)):
+            raise UserError(f"{file}: {name}.{key} must be a positive number of images, not {layout.get(key)!r}")
+    for key in ("images", "list") if kind == "imagenet_list" else ():
+        if not _inside(layout.get(key)):
+            raise UserError(f"{file}: {name}.{key} must be a path below layout.path, not {layout.get(key)!r}")
+    for key in ("train", "val") if kind == "voc" else ():
+        lists = layout.get(key)
+        if not (isinstance(lists, list) and lists and all(re.fullmatch(r"\w+/\w+", str(one)) for one in lists)):
+            raise UserError(f"{file}: {name}.{key} must hold lists such as VOC2007/trainval, not {lists!r}")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_counts(file: Path, content: dict) -> None:
+    for key, value in content.get("counts", {}).items():
+        if not _is_count(value):
+            raise UserError(f"{file}: counts.{key} must be a positive number of images, not {value!r}")
+    for i, copy in enumerate(_entries(file, content, "reduced")):
+        _only(file, f"reduced[{i}].", copy, REDUCED_KEYS)
+        if not copy.get("what") or not all(_is_count(copy[key]) for key in copy if key != "what"):
+            raise UserError(f"{file}: reduced[{i}] must say `what` it is and hold positive numbers of images")
+    for part in _entries(file, content, "balanced"):
+        if part not in ("train", "val"):
+            raise UserError(f"{file}: balanced may hold train and val, not {part!r}")
+
+
+def _check_source(file: Path, source: dict) -> None:
+    for i, archive in enumerate(_entries(file, source, "archives")):
+        name = f"source.archives[{i}]"
+        _only(file, f"{name}.", archive, ARCHIVE_KEYS)
+        for key in ("file", "to"):
+            if not _inside(archive.get(key, "." if key == "to" else None)):
+                raise UserError(f"{file}: {name}.{key} must be a path below DATA_ROOT, not {archive.get(key)!r}")
+        for key, digits in (("md5", 32), ("sha256", 64)):
+            if key in archive and not re.fullmatch(f"[0-9a-f]{{{digits}}}", str(archive[key])):
+                raise UserError(f"{file}: {name}.{key} must have {digits} hexadecimal digits, not {archive[key]!r}")
+        if source.get("download") and not ("url" in archive and archive.keys() & {"md5", "sha256"}):
+            raise UserError(f"{file}: {name} needs a url and a checksum, because source.download is true")
 
 
 def _probe(file: Path, given: dict) -> dict:
     # An SVM has no epochs; the linear defaults are those of most of VISSL's configurations.
-    probe = dict(given) if given.get("kind") == "svm" else {**DEFAULT_PROBE, **given}
-    if probe["kind"] not in ("linear", "svm"):
-        raise UserError(f"{file}: probe.kind must be linear or svm, not {probe['kind']!r}")
+    probe = {**DEFAULT_PROBE, **given} if given.get("kind", "linear") == "linear" else dict(given)
+    if probe["kind"] not in PROBES:
+        raise UserError(f"{file}: probe.kind must be one of {', '.join(PROBES)}, not {probe['kind']!r}")
     if probe.get("transform") not in ("random_resized_crop", "resize"):
         given = probe.get("transform")
         raise UserError(f"{file}: probe.transform must be random_resized_crop or resize, not {given!r}")
