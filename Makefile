@@ -13,20 +13,23 @@ SEEDS ?= 0
 JOBS ?= 2
 DEVICE ?= auto
 CACHED ?= 1
+COMPILE ?= 1
 LAUNCH ?=
 export DATA_ROOT SKIP_MISSING PRECISION REPLICATE_HOME REPLICATE_MANIFESTS
 
 VENV := .venv
+VENV_VISSL := .venv-vissl
 PY := $(VENV)/bin/python
 REPLICATE := $(PY) -m replicate
 # Where results, figures and tables of this profile are; REPLICATE_HOME moves them, as in replicate/paths.py.
 OUT := $(if $(REPLICATE_HOME),$(REPLICATE_HOME)/,)
 NAME := $(basename $(notdir $(PROFILE)))
+ENGINE ?= $(if $(filter paper,$(NAME)),vissl,native)
 RESULTS := $(OUT)results/$(NAME)
 FIGURES := $(OUT)figures/$(NAME)
 TABLES := $(OUT)tables/$(NAME)
 
-BUILT_FIGURES := 1 2 4
+BUILT_FIGURES := 1 2 4 $(if $(wildcard $(RESULTS)/vissl_parity.csv),vissl-parity)
 BUILT_TABLES := figure-1 1 K1
 LATER := figure-3 figure-5 $(addprefix figure-S,1 2 3 4 5 6 7 8 9 10 11 12 13) \
          table-2 table-3 table-C table-S1 table-S2 table-J1 table-J2 table-K2 table-K3 table-K4 report claims
@@ -38,7 +41,7 @@ all: setup figures tables ## Figures and tables of PROFILE from the cached CSVs;
 
 # ---------------------------------------------------------------- environment
 
-.PHONY: setup lock
+.PHONY: setup setup-vissl lock
 # CPU_ONLY=1 leaves the CUDA packages out, for a package index that serves CPU builds of torch and torchvision.
 setup: ## Create .venv from requirements.lock; does nothing if it is current
 	@if cmp -s requirements.lock $(VENV)/requirements.lock; then exit 0; fi; \
@@ -53,8 +56,25 @@ setup: ## Create .venv from requirements.lock; does nothing if it is current
 	$(PY) -c 'import torchvision' || { echo "torch and torchvision do not match: see README.md, Installation" >&2; exit 2; }; \
 	cp requirements.lock $(VENV)/requirements.lock
 
-lock: ## Pin requirements.lock and environment.yml from pyproject.toml (needs uv)
+# VISSL 0.1.6 pins packages of 2021 and installs top-level modules named tools, configs and tests: an environment of its
+# own, from a lock that holds every package, so that nothing's own dependencies are looked at.
+setup-vissl: ## Create .venv-vissl, where VISSL itself runs, from requirements-vissl.lock
+	@if cmp -s requirements-vissl.lock $(VENV_VISSL)/requirements.lock; then exit 0; fi; \
+	echo "Installing VISSL and $$(grep -c == requirements-vissl.lock) pinned packages into $(VENV_VISSL) (about 5 GB, mostly CUDA)"; \
+	rm -f $(VENV_VISSL)/requirements.lock; \
+	test -x $(VENV_VISSL)/bin/python || python3 -m venv $(VENV_VISSL); \
+	lock=requirements-vissl.lock; \
+	if [ -n "$${CPU_ONLY:-}" ]; then lock=$(VENV_VISSL)/cpu-only.txt; grep -vE '^(nvidia-|cuda-|triton)' requirements-vissl.lock > $$lock; fi; \
+	if command -v uv >/dev/null; then uv pip install --quiet --no-deps --python $(VENV_VISSL)/bin/python -r $$lock; \
+	else $(VENV_VISSL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $$lock; fi; \
+	$(VENV_VISSL)/bin/python -c 'from replicate.probes.vissl import shims; shims.apply(); import vissl.trainer' >/dev/null; \
+	cp requirements-vissl.lock $(VENV_VISSL)/requirements.lock
+
+lock: ## Pin both locks and environment.yml from pyproject.toml (needs uv)
 	uv pip compile --quiet pyproject.toml --extra test --universal --no-header --no-annotate -o requirements.lock
+	printf '%s\n' torch torchvision 'hydra-core<1.4' iopath fvcore scipy scikit-learn | uv pip compile --quiet - \
+		--constraints requirements.lock --universal --no-header --no-annotate -o requirements-vissl.lock
+	echo vissl==0.1.6 >> requirements-vissl.lock
 	python3 -m replicate.environment
 
 # ---------------------------------------------------------------- plot graph: CSVs, script and style only
@@ -63,13 +83,13 @@ lock: ## Pin requirements.lock and environment.yml from pyproject.toml (needs uv
 figures: $(addprefix figure-,$(BUILT_FIGURES)) ## All figures that exist
 tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
-CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv))
+CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv vissl_parity.csv))
 PLOT_CODE := $(addprefix replicate/,select.py results.py grid.py grid.csv extra.csv profile.py) $(wildcard replicate/profiles/*.yaml)
 
 define FIGURE
 figure-$(1): setup $(FIGURES)/figure-$(1).png
-$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(1).py figures/style.py $(PLOT_CODE) | setup
-	$(PY) figures/figure_$(1).py --profile $(PROFILE)
+$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(subst -,_,$(1)).py figures/style.py $(PLOT_CODE) | setup
+	$(PY) figures/figure_$(subst -,_,$(1)).py --profile $(PROFILE)
 endef
 $(foreach figure,$(BUILT_FIGURES),$(eval $(call FIGURE,$(figure))))
 
@@ -94,39 +114,53 @@ fresh: setup ## Recompute the study of PROFILE (RUNS, DATASETS, SEEDS, JOBS); go
 	@set -f; $(REPLICATE) plan --profile $(PROFILE) --seeds "$(SEEDS)" -- $(RUNS)
 	@for stage in data pretrain evaluate rank compile; do \
 	  start=$$(date +%s); \
-	  $(MAKE) --no-print-directory $$stage CACHED=0; \
+	  $(MAKE) --no-print-directory $$stage CACHED=0 COMPILE=0; \
 	  echo "stage $$stage: $$(( $$(date +%s) - start )) s"; \
 	done
 
 data: setup ## Prepare the data sets
 	@$(REPLICATE) data --profile $(PROFILE) $(SELECTED)
 
-# `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names.
-pretrain evaluate rank: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
-	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)); \
+# `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names. What the probes
+# and ranks of the runs gave is merged into the CSVs at once, also where a run failed.
+pretrain evaluate rank: setup $(if $(filter vissl,$(ENGINE)),setup-vissl) ## One stage of the study; cells that the CSVs hold under the same hash count as done
+	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)); status=0; \
 	$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data;) \
-	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names)
+	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names) || status=$$?; \
+	$(if $(filter pretrain,$@)$(filter 0,$(COMPILE)),,$(MAKE) --no-print-directory compile;) \
+	exit $$status
 
 _pretrain/%:
 	@$(LAUNCH) $(REPLICATE) pretrain $* $(COMMON)
-_evaluate/%:
-	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED)
+_evaluate/%: # outside the paper's scale, where it takes a day, a run that is not trained is trained first
+	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED) --engine $(ENGINE) $(if $(filter paper,$(NAME)),,--train)
 _rank/%:
 	@$(LAUNCH) $(REPLICATE) rank-runs $* $(COMMON) $(SELECTED)
+
+# The native probes beside VISSL's on the same checkpoints; resumes, and adds to the table what is there.
+PARITY_SEEDS ?= 3
+PARITY_RUNS = $(or $(RUNS),DINO-3 VICReg-exp-6 VICReg-1 iNat18-VICReg-6 SimCLR-15 VICReg-ctr-2)
+.PHONY: vissl-parity
+vissl-parity: setup setup-vissl ## Probe six runs by both engines, into vissl_parity.csv and a figure
+	@$(MAKE) --no-print-directory --keep-going -j$(JOBS) $(addprefix _parity/,$(PARITY_RUNS))
+	@$(REPLICATE) vissl-parity $(PARITY_RUNS) --table $(COMMON)
+	@$(MAKE) --no-print-directory figure-vissl-parity
+_parity/%:
+	@$(LAUNCH) $(REPLICATE) vissl-parity $* $(COMMON) $(SELECTED) --probe-seeds $(PARITY_SEEDS)
 
 compile: setup ## Merge runs/ into results/PROFILE/*.csv
 	@$(REPLICATE) compile --profile $(PROFILE) --seeds "$(SEEDS)"
 
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views peers clean help graph
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl peers clean help graph
 test: setup ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)
 
-bench-pretrain bench-augment bench-probes bench-rank bench-views: setup ## Speed beside the peers
+bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl: setup ## Speed beside the peers
 	$(PY) benchmarks/$(subst -,_,$@).py
 
 # A peer that is not installed has its definition restated: pip install reptrix stable-pretraining for their own code.
@@ -142,5 +176,5 @@ graph: ## The stages and what they read, as text
 
 help: ## This list
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 34
-	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) DATA_ROOT LAUNCH"
+	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE=$(ENGINE) (or vissl) DATA_ROOT LAUNCH"
 	@echo "Example: make fresh PROFILE=small DATA_ROOT=~/data RUNS='SimCLR-1[2-8]'"

@@ -9,7 +9,10 @@ from replicate.profile import Profile
 from replicate.rank.estimators import ESTIMATORS, SPECTRAL
 
 TABLES = ("runs", "accuracy", "rank", "knn", "spectra", "convergence", "cells")
-STAGES = {"evaluate": ("accuracy", "knn"), "rank": ("rank", "spectra", "convergence")}  # stage -> CSVs that it fills
+STAGES = {  # stage -> CSVs that it fills
+    "evaluate": ("accuracy", "knn"), "vissl": ("accuracy",), "rank": ("rank", "spectra", "convergence"),
+}  # fmt: skip
+ENGINES = {"evaluate": "native", "vissl": "vissl"}
 NOT_RUN, NO_CHECKPOINT = "not_run", "no finite checkpoint"
 
 Groups = dict[tuple[str, ...], list[dict]]  # a table's rows by what is replaced together: a run's cell
@@ -34,8 +37,9 @@ def _grouped(name: str, rows: list[dict]) -> Groups:
     for row in rows:
         if row.get("status") == NOT_RUN or row.get("note") == NO_CHECKPOINT:
             continue  # placeholders are made anew
-        stage = (row["stage"],) if name == "cells" else ()
-        groups.setdefault((row["run"], str(row["seed"]), row.get("dataset", ""), *stage), []).append(row)
+        made_by = {"cells": "stage", "accuracy": "engine"}.get(name)  # two engines fill a data set's accuracies
+        key = (row["run"], str(row["seed"]), row.get("dataset", ""), *([row[made_by]] if made_by else []))
+        groups.setdefault(key, []).append(row)
     return groups
 
 
@@ -70,14 +74,16 @@ def _merge_cell(profile: Profile, run: Run, seed: int, stage: str, dataset: str,
     if content is None:
         return
     if content["fingerprint"] != study.CELL_HASH[stage](profile, run, seed, dataset):
-        print(f"{run.run} seed {seed} {dataset}: its {stage} is stale, left out; `make {stage}` redoes it", file=sys.stderr)
+        again = "evaluate ENGINE=vissl" if stage == "vissl" else stage
+        print(f"{run.run} seed {seed} {dataset}: its {stage} is stale, left out; `make {again}` redoes it", file=sys.stderr)
         return
-    new = _accuracy_rows(content, status) if stage == "evaluate" else _rank_rows(content, status)
+    new = _accuracy_rows(content, status) if stage in ENGINES else _rank_rows(content, status)
     for name in STAGES[stage]:
         place = "" if name == "convergence" else dataset  # convergence.csv is about the source only
         if new[name] or name != "convergence":
             rows = [{"run": run.run, "seed": seed, "dataset": dataset, **row} for row in new[name]]
-            tables[name][run.run, str(seed), place] = rows
+            made_by = (ENGINES[stage],) if name == "accuracy" else ()
+            tables[name][run.run, str(seed), place, *made_by] = rows
     _put_hash(tables, run.run, seed, stage, dataset, content["fingerprint"])
 
 
@@ -124,7 +130,7 @@ def _probes(dataset: str) -> list[str]:
 
 def _expected(profile: Profile, run: Run, probes: dict[str, list[str]]) -> dict[str, list[dict]]:
     accuracy = [
-        {"dataset": dataset, "features": features, "probe": probe, "engine": "native",
+        {"dataset": dataset, "features": features, "probe": probe, "engine": profile.engine,
          "metric": "mAP" if probe == "svm" else "top-1"}
         for dataset in profile.datasets for features in results.FEATURES for probe in probes[dataset]
     ]  # fmt: skip

@@ -19,12 +19,20 @@ HOME = Path(os.environ.get("REPLICATE_HOME") or ROOT).resolve()
 """Below it runs/, results/, figures/<profile>/ and tables/<profile>/ are written; REPLICATE_HOME moves all of them."""
 
 
+VISSL_PYTHON = Path(os.environ.get("VISSL_PYTHON") or ROOT / ".venv-vissl" / "bin" / "python")
+VISSL_LOCK = ROOT / "requirements-vissl.lock"
+
+
 def runs_dir(profile: str) -> Path:
     return HOME / "runs" / profile
 
 
 def data_dir(profile: str, dataset: str) -> Path:
     return runs_dir(profile) / "data" / dataset
+
+
+def vissl_data_dir(profile: str, dataset: str) -> Path:
+    return runs_dir(profile) / "vissl-data" / dataset
 
 
 def preview_dir(profile: str) -> Path:

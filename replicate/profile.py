@@ -15,6 +15,7 @@ from replicate.grid import Run
 KINDS = ("microworld", "folders")
 NETWORKS = {"thin_resnet": 128, "resnet18": 512, "resnet50": 2048}  # network -> width of its representation
 PRECISIONS = ("float32", "bf16")
+ENGINES = ("native", "vissl")
 GRID_EPOCHS, GRID_BATCH, GRID_WIDTH = 100, 1024, 2048  # what 1 epoch unit, 1 batch and 1 width are in grid.csv
 
 
@@ -51,6 +52,7 @@ class Profile:
     precision: str
     threads: int  # a process; fixed, so that sums are taken in the same order on every machine
     checkpoint_every: int  # epochs
+    engine: str = "native"  # of the probes whose rows the study is made of
     hours_hint: str = ""  # what a user should expect, printed before a long run
 
     @property
@@ -160,6 +162,7 @@ def _bounds(p: Profile) -> dict[str, bool]:
         and (p.kind != "microworld" or set(p.sizes) == set(p.datasets)),
         "network": p.network in NETWORKS,
         "precision": p.precision in PRECISIONS,
+        "engine": p.engine in ENGINES,
         "batch": p.batch >= 2 and p.batch % 2 == 0,
         "warmup_epochs": 0 <= p.warmup_epochs <= p.epochs,
         "lr_scale": set(p.lr_scale) == {"LARS", "AdamW"} and min(p.lr_scale.values(), default=0) > 0,

@@ -21,6 +21,7 @@ SCHEMAS = {
     "convergence": ("run", "seed", "features", "estimator", "n_samples", "value"),
     "selection": ("source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
                   "value"),
+    "vissl_parity": (*CELL, "probe", "native", "vissl", "difference", "spread", "native_seeds", "vissl_seeds", "agrees"),
     "cells": ("run", "seed", "stage", "dataset", "hash"),  # what each cached cell was made from
 }  # fmt: skip
 KEYS = {
@@ -30,9 +31,10 @@ KEYS = {
     "knn": (*CELL, "k", "temperature"),
     "spectra": (*CELL, "index"),
     "convergence": ("run", "seed", "features", "estimator", "n_samples"),
+    "vissl_parity": (*CELL, "probe"),
     "cells": ("run", "seed", "stage", "dataset"),
 }
-DIGITS = {"value": 8, "train_value": 8, "singular_value": 7, "final_loss": 7}  # significant
+DIGITS = {"value": 8, "train_value": 8, "singular_value": 7, "final_loss": 7, "native": 5, "vissl": 5, "difference": 3, "spread": 3}  # significant
 
 
 def path(profile: str, name: str) -> Path:
@@ -52,7 +54,7 @@ def read(profile: str, name: str):
 
 TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "features", "probe", "engine", "metric", "estimator",
         "detail", "optimizer", "weight_decay", "device", "precision", "torch_version", "code_version", "config_hash", "stage",
-        "hash", "sweep", "selected_by", "selected_run", "evaluated_on"}
+        "hash", "agrees", "sweep", "selected_by", "selected_run", "evaluated_on"}
 
 
 def read_rows(profile: str, name: str) -> list[dict[str, str]]:

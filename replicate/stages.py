@@ -31,6 +31,11 @@ def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def text_hash(path: Path) -> str:
+    """Hash of a file's text, such as a lock file's."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def fingerprint(inputs: dict) -> str:
     """Hash of a JSON-able dict, independent of the order of its keys."""
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -23,6 +23,7 @@ SPECTRA_CODE = ("spectra.py", "embed.py", "networks.py", "rank/spectrum.py", "ra
                 "rank/estimators.py", "rank/features.py")
 PROBE_CODE = ("evaluate.py", "embed.py", "networks.py", "probes/sgd.py", "probes/linear.py", "probes/mlp.py",
               "probes/knn.py", "probes/svm.py")
+VISSL_CODE = ("networks.py", "probes/vissl/settings.py", "probes/vissl/worker.py", "probes/vissl/shims.py")
 RANK_CODE = ("ranks.py", "rank/estimators.py")
 
 
@@ -67,6 +68,14 @@ def probe_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
     })  # fmt: skip
 
 
+def vissl_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
+    return stages.fingerprint({
+        "pretrain": pretrain_hash(profile, run, seed), "data": cache.prepared(profile, dataset), "px": profile.px,
+        "svm_costs": profile.svm_costs, "probe_lr_scale": profile.probe_lr_scale,
+        "code": stages.code_hash(VISSL_CODE), "environment": stages.text_hash(paths.VISSL_LOCK),
+    })  # fmt: skip
+
+
 def rank_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
     return stages.fingerprint({
         "spectra": spectra_hash(profile, run, seed, dataset), "code": stages.code_hash(RANK_CODE),
@@ -82,11 +91,11 @@ def checkpoint_path(profile: Profile, run: Run, seed: int) -> Path:
 
 
 def cell_path(profile: Profile, run: Run, seed: int, stage: str, dataset: str) -> Path:
-    """Output of a stage ('spectra', 'evaluate', 'rank') for one data set."""
+    """Output of a stage ('spectra', 'evaluate', 'vissl', 'rank') for one data set."""
     return paths.run_dir(profile.name, run.run, seed) / stage / f"{dataset}.json"
 
 
-CELL_HASH = {"spectra": spectra_hash, "evaluate": probe_hash, "rank": rank_hash}
+CELL_HASH = {"spectra": spectra_hash, "evaluate": probe_hash, "vissl": vissl_hash, "rank": rank_hash}
 
 
 def is_done(profile: Profile, run: Run, seed: int, stage: str, dataset: str = "") -> bool:
