@@ -80,6 +80,22 @@ if job["tool"] == "knn":
     assert best["value"] == pytest.approx(49.98) and best["note"].endswith("k=200 T=0.02") and len(best["knn"]) == 36
 
 
+@pytest.mark.parametrize("n_train, n_val, n_classes, possible", [
+    (200, 100, 5, True), (199, 100, 5, False), (200, 99, 5, False), (200, 100, 4, False),
+])  # fmt: skip
+def test_the_k_nn_tool_needs_enough_images_and_classes(n_train, n_val, n_classes, possible):
+    assert (job.knn_hindrance(n_train, n_val, n_classes) == "") == possible
+
+
+def test_where_the_k_nn_tool_cannot_run_its_rows_say_why_and_the_others_are_there(trained, stand_in, monkeypatch):
+    cache.prepare(trained, "sun397")
+    monkeypatch.setattr(job, "sizes", lambda profile, dataset: (256, 60, 10))
+    stand_in(WELL)
+    rows = job.rows(trained, RUN, 0, "sun397")
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed"] * 2
+    assert all(row["value"] is None and "here are 60, 10 and 256" in row["note"] for row in rows[4:])
+
+
 def test_no_secret_of_the_callers_environment_reaches_vissl_which_dumps_it_into_its_log(trained, stand_in, monkeypatch):
     monkeypatch.setenv("API_TOKEN", "very-secret")
     stand_in(WELL + "\nraise SystemExit(1)")  # so that the log stays
@@ -109,7 +125,7 @@ def test_the_folder_is_fresh_even_after_a_failure(trained, stand_in):
     place.mkdir(parents=True)
     (place / "metrics.json").write_text("{}", encoding="utf-8")
     stand_in("import sys, pathlib; print(sorted(p.name for p in pathlib.Path(sys.argv[-1]).parent.iterdir())); sys.exit(1)")
-    with pytest.raises(UserError, match=r"\['job.json', 'output.txt', 'weights.pt'\]"):
+    with pytest.raises(UserError, match=r"\['job.json', ('output.txt', )?'weights.pt'\]"):
         job.rows(trained, RUN, 0, "cars")
     assert not place.exists()
 

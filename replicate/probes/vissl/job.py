@@ -38,6 +38,11 @@ def rows(profile: Profile, run: Run, seed: int, dataset: str, device: str = "cpu
     described = manifest.load(dataset)
     cell, found = study.cell_path(profile, run, seed, "vissl", dataset), []
     for tool in settings.tools(described.probe):
+        hindrance = knn_hindrance(*sizes(profile, dataset)) if tool == "knn" else ""
+        if hindrance:
+            found += [{**_row(described), "features": name, "probe": "knn", "value": None, "status": "failed",
+                       "note": hindrance} for name in FEATURES]  # fmt: skip
+            continue
         place = _fresh(cell.parent, f"{dataset}.{probe_seed}.")
         widths = dict(zip(FEATURES, (profile.width, profile.projector_of(run)[-1])))
         heads = settings.heads_of(tool, described.probe, widths, profile.px)
@@ -64,7 +69,7 @@ def _write_job(profile, run, seed, described, tool, heads, device, vissl_seed, p
     """job.json for the worker, and the weights beside it."""
     weights = place / "weights.pt"
     checkpoint.save(weights, trunk_weights(profile, run, seed))
-    lines = settings.of(tool, described.name, described.probe, heads, n_classes(profile, described), profile)
+    lines = settings.of(tool, described.name, described.probe, heads, sizes(profile, described.name)[2], profile)
     lines += settings.machine(device, str(place), str(weights), described.name, vissl_seed)
     job = {
         "tool": tool, "overrides": settings.as_arguments(lines), "weights": str(weights), "seed": vissl_seed,
@@ -84,10 +89,19 @@ def trunk_weights(profile: Profile, run: Run, seed: int) -> dict[str, torch.Tens
             if name.startswith(ours) and not name.endswith("num_batches_tracked")}
 
 
-def n_classes(profile: Profile, described: manifest.Manifest) -> int:
-    """Classes of the prepared set: the micro-world has fewer than the manifest says."""
-    meta = paths.data_dir(profile.name, described.name) / "meta.json"
-    return len(json.loads(meta.read_text(encoding="utf-8"))["classes"])
+def sizes(profile: Profile, dataset: str) -> tuple[int, int, int]:
+    """Training images, validation images and classes of the prepared set: the micro-world has fewer than the manifest."""
+    meta = json.loads((paths.data_dir(profile.name, dataset) / "meta.json").read_text(encoding="utf-8"))
+    return meta["shapes"]["train_labels"][0], meta["shapes"]["val_labels"][0], len(meta["classes"])
+
+
+def knn_hindrance(n_train: int, n_val: int, n_classes: int) -> str:
+    """Why VISSL's k-NN tool cannot run on a set, else nothing: it cuts the queries in 100 parts and counts a top 5."""
+    k = max(k for k, _ in settings.KNN_GRID)
+    if n_val >= 100 and n_classes >= 5 and n_train >= k:
+        return ""
+    return (f"VISSL's k-NN tool needs 100 validation images, 5 classes and {k} training images; "
+            f"here are {n_val}, {n_classes} and {n_train}")
 
 
 def environment(place: Path, data: Path, threads: int, device: str) -> dict[str, str]:
@@ -162,9 +176,13 @@ def last_error(log: str) -> str:
     return (errors or lines or ["no output"])[-1][:300]
 
 
+def _row(described) -> dict:
+    return {"dataset": described.name, "engine": "vissl", "metric": described.metric, "train_value": None, "status": "ok",
+            "note": ""}  # fmt: skip
+
+
 def _rows(described, tool: str, heads: list[str], place: Path, epochs: int) -> list[dict]:
-    row = {"dataset": described.name, "engine": "vissl", "metric": described.metric, "train_value": None, "status": "ok",
-           "note": ""}  # fmt: skip
+    row = _row(described)
     if tool == "linear":
         values = outcome.linear(place, epochs, heads)
         return [{**row, "features": head.removesuffix("-mlp"), "probe": "mlp" if head.endswith("-mlp") else "linear",
