@@ -19,8 +19,21 @@ HOME = Path(os.environ.get("REPLICATE_HOME") or ROOT).resolve()
 """Below it runs/, results/, figures/<profile>/ and tables/<profile>/ are written; REPLICATE_HOME moves all of them."""
 
 
-VISSL_PYTHON = Path(os.environ.get("VISSL_PYTHON") or ROOT / ".venv-vissl" / "bin" / "python")
+VISSL_PYTHON = Path(os.environ.get("VISSL_PYTHON") or ROOT / ".venv-vissl" / "bin" / "python").absolute()
 VISSL_LOCK = ROOT / "requirements-vissl.lock"
+
+
+def from_user(text: str, name: str) -> Path:
+    """A path as a user wrote it in the variable or option `name`, ~ being a home; UserError where that is nobody's."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name} is {text}: no user has that home folder; write the whole path") from None
+
+
+def data_root() -> Path | None:
+    """DATA_ROOT, the folder of the real data sets; None where it is not set. Raises UserError as from_user does."""
+    return from_user(os.environ["DATA_ROOT"], "DATA_ROOT") if os.environ.get("DATA_ROOT") else None
 
 
 def runs_dir(profile: str) -> Path:

@@ -61,8 +61,7 @@ class Profile:
 
     @property
     def data_root(self) -> Path | None:
-        root = os.environ.get("DATA_ROOT")
-        return Path(root).expanduser() if root else None
+        return paths.data_root()
 
     def source_of(self, run: Run) -> str | None:
         """The data set on which `run` is pretrained in this profile, None where it has none."""

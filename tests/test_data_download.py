@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import os
+import socket
 import stat
 import tarfile
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from replicate import __main__ as command
 from replicate import paths
-from replicate.data import archives, verify
+from replicate.data import archives, manifest, verify
 from replicate.errors import UserError
 
 
@@ -121,8 +122,10 @@ def test_what_is_not_the_archive_never_gets_its_name(server, tmp_path, changes, 
 
 def test_a_missing_page_and_a_missing_network_are_one_line(server, tmp_path):
     one = entry(server)
-    for url, complaint in ((f"{server.url}/gone", "HTTP status 404"), ("http://127.0.0.1:9/x", "no connection"),
-                           ("http://no-such-host.invalid/x", "no connection"),
+    with socket.socket() as bound:  # its port is taken and nobody listens: closed, without a question to any DNS
+        bound.bind(("127.0.0.1", 0))
+        closed = bound.getsockname()[1]
+    for url, complaint in ((f"{server.url}/gone", "HTTP status 404"), (f"http://127.0.0.1:{closed}/x", "no connection"),
                            ("ftp://127.0.0.1/x", "only http and https"),
                            ("file:///etc/passwd", "only http and https")):
         with pytest.raises(UserError) as error:
@@ -189,6 +192,117 @@ def test_a_set_comes_whole_and_a_second_call_asks_for_nothing(server, tmp_path, 
     os.rename(data / "VOCdevkit/VOC2007/ImageSets", tmp_path / "lost")
     assert command.main(["data", "download", "voc07"]) == 0 and len(server.requests) == asked  # from the archives
     assert verify.verify(m, data) == []
+
+
+def served(server, tmp_path, name, archive, monkeypatch):
+    """The small set `name`, all of it in one archive that the server has; the command line finds its manifest."""
+    official_sets.make(name, tmp_path / "made", tmp_path / "manifests")
+    packed_set = entry(server, packed(tmp_path / "made", "tar.gz"), archive)
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path / "manifests")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
+    return official_sets.make(name, tmp_path / "made", tmp_path / "manifests",
+                              source={"archives": [packed_set], "download": True})
+
+
+def test_an_empty_folder_is_not_a_set_that_is_there(server, tmp_path, monkeypatch, capsys):
+    m = served(server, tmp_path, "eurosat", "EuroSAT.tar.gz", monkeypatch)
+    (tmp_path / "data/eurosat/2750").mkdir(parents=True)
+    assert command.main(["data", "download", "eurosat"]) == 0
+    assert "eurosat: downloaded and unpacked" in capsys.readouterr().out
+    assert verify.verify(m, tmp_path / "data") == []
+
+
+def stopped_at(monkeypatch, name, *arguments):
+    """Moving `name` to its place ends the process, as far as a test can be ended."""
+    replace = os.replace
+
+    def until(source, target):
+        if os.path.basename(source) == name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(archives.os, "replace", until)
+    assert command.main(["data", "download", *arguments]) == 130
+    monkeypatch.setattr(archives.os, "replace", replace)
+
+
+def test_stopped_between_two_folders_it_is_unpacked_again(server, tmp_path, monkeypatch):
+    """VOC2007 is there from before, so its folders are moved one by one, and the lists come before the images."""
+    m = served(server, tmp_path, "voc07", "voc.tar.gz", monkeypatch)
+    (tmp_path / "data/VOCdevkit/VOC2007").mkdir(parents=True)
+    stopped_at(monkeypatch, "JPEGImages", "voc07")
+    assert archives.find(m.source["archives"][0], tmp_path / "data") and manifest.present(m, tmp_path / "data")
+    asked = len(server.requests)
+    assert command.main(["data", "download", "voc07"]) == 0 and len(server.requests) == asked
+    assert verify.verify(m, tmp_path / "data") == []
+
+
+def test_stopped_where_enough_is_there_for_a_listing_it_is_unpacked_again(server, tmp_path, monkeypatch, capsys):
+    m = served(server, tmp_path, "eurosat", "EuroSAT.tar.gz", monkeypatch)
+    for name in ("Forest", "River"):
+        for i in range(1, 8):
+            official_sets.save(tmp_path / f"data/eurosat/2750/{name}/{name}_{i}.jpg", name == "River")
+    assert archives.lacks(m, tmp_path / "data") is None
+    stopped_at(monkeypatch, "River_8.jpg", "eurosat", "--force")
+    assert "broken off" in archives.lacks(m, tmp_path / "data")
+    assert command.main(["data", "download", "eurosat"]) == 0
+    assert "eurosat is there, but not whole: data set eurosat: its unpacking was" in capsys.readouterr().err
+    assert verify.verify(m, tmp_path / "data") == []
+    assert sorted(os.listdir(tmp_path / "data")) == ["archives", "eurosat"]
+
+
+def test_force_unpacks_over_a_set_that_only_seems_whole(server, tmp_path, monkeypatch, capsys):
+    m = served(server, tmp_path, "eurosat", "EuroSAT.tar.gz", monkeypatch)
+    assert command.main(["data", "download", "eurosat"]) == 0
+    (tmp_path / "data/eurosat/2750/River/River_8.jpg").unlink()
+    assert "data download eurosat --force" in verify.verify(m, tmp_path / "data")[0]
+    asked = len(server.requests)
+    assert command.main(["data", "download", "eurosat"]) == 0
+    assert "there already (--force unpacks it again)" in capsys.readouterr().out.splitlines()[-1]
+    assert command.main(["data", "download", "eurosat", "--force"]) == 0 and len(server.requests) == asked
+    assert verify.verify(m, tmp_path / "data") == []
+
+
+def test_a_list_without_its_images_says_what_is_missing_every_time(server, tmp_path, monkeypatch, capsys):
+    m = official_sets.make("imagenet_1percent", tmp_path / "made", tmp_path / "manifests")
+    text = (tmp_path / "made/imagenet_subsets/1percent.txt").read_bytes()
+    listed = [entry(server, text, "1percent.txt", to="imagenet_subsets")]
+    m = official_sets.make("imagenet_1percent", tmp_path / "made", tmp_path / "manifests",
+                           source={"archives": listed, "download": True})
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path / "manifests")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
+    for done in ("downloaded and unpacked", "nothing more to download"):
+        assert command.main(["data", "download", "imagenet_1percent"]) == 2
+        out = capsys.readouterr().out
+        assert f"imagenet_1percent: {done}, but not whole: " in out and "imagenet/train does not exist" in out
+        assert out.count("\n") == 1
+    assert (tmp_path / "data/imagenet_subsets/1percent.txt").read_bytes() == text and len(server.requests) == 1
+    os.rename(tmp_path / "made/imagenet", tmp_path / "data/imagenet")
+    assert archives.download(m, tmp_path / "data") == ("there already", None)
+
+
+def test_sets_that_share_an_archive_fetch_it_once_at_the_same_time(server, tmp_path, monkeypatch):
+    """As voc07 and voc0712: the second one waits for the archive's lock, then has the archive."""
+    first = served(server, tmp_path, "voc07", "shared.tar.gz", monkeypatch)
+    second = official_sets.make("voc0712", tmp_path / "more", tmp_path / "manifests", source=first.source)
+    begun, go = threading.Event(), threading.Event()
+    fetch = archives.fetch
+
+    def slowly(archive, path):
+        begun.set()
+        go.wait(10)
+        fetch(archive, path)
+
+    monkeypatch.setattr(archives, "fetch", slowly)
+    both = [threading.Thread(target=archives.download, args=(m, tmp_path / "data")) for m in (first, second)]
+    both[0].start()
+    assert begun.wait(10)
+    both[1].start()
+    both[1].join(0.2)  # time to run into the lock
+    go.set()
+    for one in both:
+        one.join(10)
+    assert len(server.requests) == 1 and not list((tmp_path / "data/archives").glob("*.part"))
 
 
 def test_a_damaged_archive_that_is_there_is_named_and_kept(server, tmp_path):

@@ -120,6 +120,24 @@ def test_folder_names_sort_as_labels(classes, expected):
     assert links.folder_names(classes) == expected == sorted(expected)
 
 
+def test_prepared_links_in_another_place_are_made_again(tmp_path):
+    """The catalogue holds absolute paths, the links are relative to the folder that they lie in."""
+    m, root = made("imagenet", tmp_path)
+    links.prepare(m, root, tmp_path / "out")
+    (tmp_path / "x/y").mkdir(parents=True)
+    os.rename(tmp_path / "out", tmp_path / "x/y/out")
+    place = links.prepare(m, root, tmp_path / "x/y/out")
+    catalog = json.loads((place / "dataset_catalog.json").read_text())
+    assert catalog["imagenet"]["train"][0] == str(place / "train_images.npy")
+    assert (place / "train/n01/n01_0.JPEG").is_file()
+    (tmp_path / "data2").symlink_to(root)
+    links.prepare(m, tmp_path / "data2", tmp_path / "by_link")
+    root.rename(tmp_path / "data3")
+    (tmp_path / "data2").unlink()
+    (tmp_path / "data2").symlink_to(tmp_path / "data3")
+    assert (links.prepare(m, tmp_path / "data2", tmp_path / "by_link") / "train/n01/n01_0.JPEG").is_file()
+
+
 # ---- splits and labels ----------------------------------------------------------------------------------------------
 
 
@@ -237,6 +255,17 @@ def test_a_wrong_line_of_a_list_is_named_and_the_others_are_kept_by_verify(name,
         part: m.counts[part] for part in ("train", "val")}
 
 
+@pytest.mark.parametrize("wnid", ["..", "../..", "n03", "/"])
+def test_a_class_of_wnids_that_is_no_folder_is_named_and_nothing_outside_is_listed(wnid, tmp_path, monkeypatch):
+    m, root = made("tiny_imagenet", tmp_path)
+    append(root / "tiny-imagenet-200/wnids.txt", f"{wnid}\n")
+    walked = []
+    monkeypatch.setattr(os, "walk", lambda path, **_: walked.append(path) or [])
+    with pytest.raises(UserError, match=f"wnids.txt: '{wnid}' is no folder of"):
+        folder.listing(m, root)
+    assert not walked
+
+
 def test_a_missing_annotation_is_found_where_a_detector_needs_it(tmp_path):
     m, root = made("voc0712", tmp_path)
     (root / "VOCdevkit/VOC2012/Annotations/2008_000002.xml").unlink()
@@ -256,6 +285,7 @@ def test_a_wrong_entry_of_inaturalists_json_is_named(entry, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"scenes": 3}', '{"images": [3], "scenes": [3]}',
+                                  '{"images": ["a"], "scenes": ["abc"]}', '{"images": [["a"]], "scenes": [["a", 3]]}',
                                   "[" * 100_000, "\xff"])
 @pytest.mark.parametrize(("name", "file"), [("inat18", "inat18/train2018.json"),
                                             ("clevr_count", "CLEVR_v1.0/scenes/CLEVR_train_scenes.json")])
@@ -316,8 +346,31 @@ def test_a_pickle_is_data_or_one_line_and_never_runs(content, tmp_path, monkeypa
     assert not (tmp_path / "ran").exists() and not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("names", [[b"\xff", b"b", b"c"], [1, 2, 3], [None, b"b", b"c"], [[b"a"], b"b", b"c"]])
+def test_class_names_that_are_no_text_are_one_line(names, tmp_path):
+    m, root = made("cifar10", tmp_path)
+    file = root / "cifar-10-batches-py/batches.meta"
+    file.write_bytes(official_sets.python2_pickle({b"label_names": names}))
+    with pytest.raises(UserError) as error:
+        folder.listing(m, root)
+    assert str(error.value).startswith(f"{file}: its label_names are not all text") and "\n" not in str(error.value)
+
+
+def test_a_pickle_changes_nothing_for_the_ones_after_it(tmp_path):
+    """BUILD sets attributes of what has no __setstate__, here of the class that stands in for _codecs.encode."""
+    m, root = made("cifar10", tmp_path)
+    file = root / "cifar-10-batches-py/test_batch"
+    whole = pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0]}, 2)
+    file.write_bytes(b"c_codecs\nencode\n(N}V__new__\ncnumpy\nndarray\nstb.")
+    with pytest.raises(UserError, match="not a batch"):
+        folder.listing(m, root)
+    file.write_bytes(whole)
+    assert layouts.rows_of(root / "cifar-10-batches-py", "test_batch").shape == (1, 32, 32, 3)
+
+
 @pytest.mark.parametrize("damage", [
-    lambda data: data[:-4], lambda data: b"not gzip", lambda data: gzip.compress(gzip.decompress(data)[:-1]),
+    lambda data: data[:10] + b"\xff" * 50, lambda data: data[:-4], lambda data: b"not gzip",
+    lambda data: gzip.compress(gzip.decompress(data)[:-1]),
     lambda data: gzip.compress(gzip.decompress(data) + b"x"),
     lambda data: gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12),
     lambda data: gzip.compress(b"")])

@@ -150,15 +150,37 @@ def test_a_broken_set_does_not_stop_the_table(tmp_path, run):
     assert status == 0 and "not a batch of CIFAR" in out[1] and out[2].endswith("nothing")
 
 
+def test_a_set_without_a_readable_manifest_or_folder_is_a_row_too(tmp_path, run, monkeypatch):
+    made(tmp_path)
+    made(tmp_path, "eurosat")
+    (tmp_path / "manifests/broken.yaml").write_text("name: [")
+    scandir, closed = os.scandir, str(tmp_path / "data/eurosat/2750")
+
+    def scan(path):
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    status, out, _ = run("status")
+    assert status == 0 and [line.split()[0] for line in out] == ["set", "broken", "eurosat", "food101"]
+    assert "broken.yaml: not readable as YAML" in out[1] and f"{closed}: cannot be read (Permission denied)" in out[2]
+    assert out[3].endswith("nothing")
+    monkeypatch.setattr(archives, "find", lambda *_: open(tmp_path / "nowhere"))
+    assert f"{tmp_path}/nowhere: cannot be read (No such file or directory)" in run("status")[1][2]
+
+
 @pytest.mark.parametrize(("arguments", "complaint"), [
     (["verify", "cifar11"], "no data set 'cifar11'"), (["verify", "food101", "--jobs", "0"], "--jobs is 0"),
     (["prepare", "food101"], "food-101/images does not exist"),
     (["download", "sun397"], "sun397 is not downloaded for you"),
+    (["prepare", "food101", "--out", "~nobody-of-that-name/x"], "--out is ~nobody-of-that-name/x: no user has"),
 ])
 def test_bad_input_is_one_line_and_status_2(tmp_path, run, arguments, complaint):
     for name in ("food101", "sun397"):
         made(tmp_path / "elsewhere", name)
     os.rename(tmp_path / "elsewhere/manifests", tmp_path / "manifests")
+    (tmp_path / "data").mkdir()
     status, _, err = run(*arguments)
     assert status == 2 and complaint in err and err.count("\n") == 1
 
@@ -167,6 +189,30 @@ def test_a_missing_data_root_is_one_line(run, monkeypatch):
     monkeypatch.delenv("DATA_ROOT")
     status, out, err = run("status")
     assert status == 2 and not out and "DATA_ROOT is not set" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("root", "complaint"), [
+    ("~nobody-of-that-name/x", "DATA_ROOT is ~nobody-of-that-name/x: no user has that home folder"),
+    ("/nowhere/data", "DATA_ROOT=/nowhere/data does not exist"), ("/dev/null", "DATA_ROOT=/dev/null is a file")])
+def test_an_impossible_data_root_is_one_line_in_every_verb(tmp_path, run, monkeypatch, root, complaint):
+    made(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", root)
+    for arguments in (["status"], ["verify", "food101"], ["prepare", "food101"]):
+        status, out, err = run(*arguments)
+        assert status == 2 and not out and complaint in err and err.count("\n") == 1
+    profile_ = tmp_path / "my.yaml"
+    profile_.write_text("base: small\nname: my\ndatasets: [food101]\nsources: {imagenet: food101}\nsizes: {}\n")
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    status, _, err = run("--profile", str(profile_))
+    assert status == 2 and complaint in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seeds", ["a", "0,1.5", "-1", ""])
+@pytest.mark.parametrize("verb", ["plan", "compile"])
+def test_seeds_that_are_none_are_one_line(home, capsys, verb, seeds):
+    assert command.main([verb, "--profile", "mini", f"--seeds={seeds}"]) == 2
+    err = capsys.readouterr().err
+    assert f"--seeds is '{seeds}': expected whole numbers" in err and err.count("\n") == 1
 
 
 def test_prepare_prints_where_and_what_needs_no_preparing(tmp_path, run):

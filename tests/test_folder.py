@@ -69,6 +69,43 @@ def test_hidden_files_and_other_kinds_are_no_images_and_deeper_folders_count(tmp
         "train/bee/0.png", "train/bee/1.png", "train/bee/deeper/9.JPG"]
 
 
+def test_a_link_that_leads_in_a_circle_counts_no_image_twice(tmp_path):
+    m = image_folder(tmp_path)
+    whole = folder.listing(m, tmp_path).train.files
+    base = tmp_path / "mine/train"
+    save(tmp_path / "elsewhere/5.png")
+    (base / "ant/self").symlink_to(".")
+    (base / "ant/up").symlink_to("..")
+    (base / "ant/top").symlink_to(tmp_path / "mine")
+    assert folder.listing(m, tmp_path).train.files == whole
+    (base / "bee/b").symlink_to(tmp_path / "elsewhere")
+    (base / "bee/a").symlink_to(tmp_path / "elsewhere")
+    assert folder.listing(m, tmp_path).train.files == whole + ["train/bee/a/5.png"]
+
+
+def test_a_folder_below_a_class_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    m = image_folder(tmp_path)
+    closed = tmp_path / "mine/train/bee/closed"
+    save(closed / "5.png")
+    scandir = os.scandir
+
+    def scan(path):
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(UserError, match=f"{closed}: cannot be read .Permission denied"):
+        folder.listing(m, tmp_path)
+
+
+def test_a_data_root_that_is_none_is_said_and_not_a_missing_set(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, what in (("typo", "does not exist"), ("file", "is a file")):
+        with pytest.raises(UserError, match=f"DATA_ROOT={tmp_path}/{name} {what}"):
+            folder.listing(manifest.load("cifar10"), tmp_path / name)
+
+
 def test_tiny_imagenet_takes_its_class_order_from_wnids(tmp_path):
     raw = folder.read(tiny_imagenet(tmp_path), tmp_path, 64)
     assert raw.classes == ["n02", "n01"]

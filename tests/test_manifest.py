@@ -99,7 +99,7 @@ def test_protocol_and_counts_of_the_papers_sets(name):
 
 def test_voc07_is_an_svm_scored_by_map():
     m = manifest.load("voc07")
-    assert (m.metric, m.probe, m.classes, m.counts) == ("mAP", {"kind": "svm", "transform": RESIZE}, 20,
+    assert (m.metric, m.probe, m.classes, m.counts) == ("mAP", {"kind": "svm", "transform": "resize_then_squash"}, 20,
                                                         {"train": 5011, "val": 4952})
 
 

@@ -1,6 +1,7 @@
 """The archives of a data set: found, checked, downloaded in as many goes as it takes, and unpacked safely."""
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -17,6 +18,7 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 
+from replicate.data import folder
 from replicate.data.cache import locked
 from replicate.data.layouts import is_inside
 from replicate.data.manifest import Manifest, parts
@@ -56,33 +58,54 @@ def checksum(path: Path, kind: str) -> str:
         return hashlib.file_digest(handle, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
-def download(manifest: Manifest, data_root: Path) -> bool:
-    """Fetch a set's archives into DATA_ROOT/archives, check and unpack them; False where the set is there unpacked.
+def download(manifest: Manifest, data_root: Path, force: bool = False) -> tuple[str, str | None]:
+    """Fetch a set's archives into DATA_ROOT/archives, check and unpack them, unless the set can be listed already.
 
-    Archives that are there are not fetched again; goes on where it was broken off. Raises UserError, one line, where the set may not be downloaded, the network or
-    the disk fails, a checksum differs, or an archive holds what does not belong into the set's folder.
+    Archives that are there are not fetched again; one that was broken off goes on. force: unpack them over a set that
+    is there. Returns what was done, and in one line what the set lacks after that, as the images of a mere list.
+    Raises UserError, one line, where the set may not be downloaded, the network or the disk fails, a checksum differs,
+    or an archive holds what does not belong into the set's folder.
     """
-    source = manifest.source
-    if all(path.exists() for path in parts(manifest.layout, data_root)):
-        return False
-    if not source.get("download"):
+    data_root = Path(data_root)
+    lack = None if force else lacks(manifest, data_root)
+    if not force and lack is None:
+        return "there already", None
+    if not manifest.source.get("download"):
         raise UserError(f"{manifest.name} is not downloaded for you. {' '.join(manifest.instructions.split())}")
-    store = Path(data_root) / "archives"
+    if lack and all(path.exists() for path in parts(manifest.layout, data_root)):  # it can be long: not without a reason
+        print(f"{manifest.name} is there, but not whole: {lack}", file=sys.stderr, flush=True)
+    store = data_root / "archives"
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / f".{manifest.name}.lock"):
-        paths = []
-        for archive in source["archives"]:
-            path = find(archive, data_root)
-            if path is None:
-                path = store / archive["file"]
-                fetch(archive, path)
-            else:
-                wrong = problem(archive, path)
-                if wrong:
-                    raise UserError(wrong)
-            paths.append(path)
-        _place(manifest, paths, Path(data_root))
-    return True
+    with contextlib.ExitStack() as locks:
+        # A lock an archive, in one order: sets share some, and two processes would write the same .part.
+        for file in sorted(archive["file"] for archive in manifest.source["archives"]):
+            locks.enter_context(locked(store / f".{file}.lock"))
+        if not force and lacks(manifest, data_root) is None:  # another process was faster
+            return "there already", None
+        paths = [_fetched(archive, data_root, store) for archive in manifest.source["archives"]]
+        placed = _place(manifest, paths, data_root)
+    return "downloaded and unpacked" if placed else "nothing more to download", lacks(manifest, data_root)
+
+
+def lacks(manifest: Manifest, data_root: Path) -> str | None:
+    """Why a set cannot be listed in its official layout, in one line; None where it can."""
+    if _half(manifest, data_root).exists():
+        return f"data set {manifest.name}: its unpacking was broken off"
+    try:
+        folder.listing(dataclasses.replace(manifest, alternatives=()), data_root)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _fetched(archive: dict, data_root: Path, store: Path) -> Path:
+    path = find(archive, data_root)
+    if path is None:
+        path = store / archive["file"]
+        fetch(archive, path)
+    elif wrong := problem(archive, path):
+        raise UserError(wrong)
+    return path
 
 
 # ---- fetching -------------------------------------------------------------------------------------------------------
@@ -166,24 +189,44 @@ def _is_packed(name: str) -> bool:
     return name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))
 
 
-def _place(manifest: Manifest, paths: list[Path], data_root: Path) -> None:
-    """Unpack (or copy) a set's archives into a folder of their own, then rename what came to its place."""
-    partial = data_root / f".{manifest.name}.unpack.tmp"
+def _is_in_place(archive: dict, data_root: Path) -> bool:
+    """Whether a file that needs no unpacking lies where the set has it, and is right."""
+    place = data_root / archive.get("to", ".") / archive["file"]
+    return not _is_packed(archive["file"]) and place.is_file() and problem(archive, place) is None
+
+
+def _half(manifest: Manifest, data_root: Path) -> Path:
+    """The file that is there while what was unpacked is moved to its place, and after that was broken off."""
+    return data_root / f".{manifest.name}.half"
+
+
+def _place(manifest: Manifest, paths: list[Path], data_root: Path) -> bool:
+    """Unpack (or copy) a set's archives into a folder of their own, then move what came to its place.
+
+    False where nothing was to be unpacked or copied.
+    """
+    todo = [(archive, path) for archive, path in zip(manifest.source["archives"], paths, strict=True)
+            if not _is_in_place(archive, data_root)]
+    partial, half = data_root / f".{manifest.name}.unpack.tmp", _half(manifest, data_root)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for archive, path in zip(manifest.source["archives"], paths, strict=True):
+        for archive, path in todo:
             target = partial / archive.get("to", ".")
             target.mkdir(parents=True, exist_ok=True)
             if _is_packed(archive["file"]):
                 unpack(path, target)
-            elif path != data_root / archive.get("to", ".") / path.name:
+            else:
                 shutil.copyfile(path, target / path.name)
-        _merge(partial, data_root)
+        if todo:
+            half.touch()
+            _merge(partial, data_root)
+        half.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename or data_root}: cannot be written ({error.strerror or error}); the archives "
                         "are kept, make room and run the same command again") from None  # fmt: skip
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return bool(todo)
 
 
 def _merge(new: Path, target: Path) -> None:

@@ -117,6 +117,22 @@ def prepared(profile, name: str, kind: str = "fingerprint") -> str:
     return found[kind]
 
 
+def n_classes(profile, name: str) -> int:
+    """Classes of a prepared set: the micro-world has fewer than the manifest. Raises UserError where it is not prepared."""
+    return len(_meta(profile, name)["classes"])
+
+
+def sizes(profile, name: str) -> tuple[int, int]:
+    """Training and validation images of a prepared set. Raises UserError where it is not prepared."""
+    shapes = _meta(profile, name)["shapes"]
+    return shapes["train_labels"][0], shapes["val_labels"][0]
+
+
+def _meta(profile, name: str) -> dict:
+    prepared(profile, name)  # raises
+    return json.loads((paths.data_dir(profile.name, name) / "meta.json").read_text(encoding="utf-8"))
+
+
 def _fingerprints_of(place: Path) -> dict[str, str] | None:
     try:
         meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
@@ -141,14 +157,14 @@ def _write(profile, name: str, current: dict, place: Path) -> None:
     for key, labels in arrays.items():
         np.save(place / f"{key}.npy", labels, allow_pickle=False)
         shapes[key] = list(labels.shape)
-    from replicate.data import transforms  # here, because it needs torch: a check must not wait two seconds for it
-
     transform, px = described.probe["transform"], profile.px
     for key, images in (("train_eval", raw.train), ("val_eval", raw.val)):
         out = _new_array(place / f"{key}.npy", (len(images), 3, px, px))
-        transforms.evaluate(images, transform, out)
+        _evaluate(images, transform, px, out)
         shapes[key] = list(out.shape)
     if transform == "random_resized_crop":
+        from replicate.data import transforms
+
         out = _new_array(place / "train_views.npy", (profile.probe_views, len(raw.train), 3, px, px))
         transforms.draw_views(raw.train, f"{profile.data_seed}/{name}", out)
         shapes["train_views"] = list(out.shape)
@@ -166,6 +182,18 @@ def _write(profile, name: str, current: dict, place: Path) -> None:
         "shapes": shapes,
     }
     (place / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def _evaluate(images: np.ndarray, transform: str, px: int, out: np.ndarray) -> None:
+    """A manifest's evaluation transform, composed of those of `transforms`."""
+    from replicate.data import transforms  # here, because it needs torch: a check must not wait two seconds for it
+
+    if transform == "resize_then_squash":
+        side = round(px * 256 / 224)
+        between = np.empty((len(images), 3, side, side), np.uint8)
+        transforms.evaluate(images, "resize", between)
+        images, transform = between, "resize"
+    transforms.evaluate(images, transform, out)
 
 
 def _raw(profile, described: manifest.Manifest, place: Path) -> RawSet:

@@ -21,11 +21,11 @@ def listing(manifest: Manifest, data_root: Path | None, limit: list[int] | None 
     Raises UserError where the set is missing (with the manifest's instructions), has other classes than the manifest
     says, or a class without images.
     """
-    layout = manifests.present(manifest, data_root)
-    if layout is None:
-        raise manifests.missing(manifest, data_root)
-    root = Path(data_root) / layout["path"]
     try:
+        layout = manifests.present(manifest, data_root)
+        if layout is None:
+            raise manifests.missing(manifest, data_root)
+        root = Path(data_root) / layout["path"]
         found = layouts.read(root, layout, complain)
     except OSError as problem:
         raise UserError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
@@ -60,7 +60,7 @@ def read(manifest: Manifest, data_root: Path | None, storage_px: int, limit: lis
     Raises UserError as listing does, and where an image cannot be decoded, with the file's name.
     """
     found = listing(manifest, data_root, limit)
-    squash = manifest.probe["transform"] == "resize"
+    squash = manifest.probe["transform"] != "random_resized_crop"
     pixels = {}
     for part in ("train", "val"):
         shape = (len(getattr(found, part).files), 3, storage_px, storage_px)

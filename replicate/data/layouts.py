@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,10 @@ def imagefolder(root: Path, layout: dict, complain: Complain) -> Listing:
 def tiny_imagenet(root: Path, layout: dict, complain: Complain) -> Listing:
     """train/<wnid>/images/*.JPEG; val/images/*.JPEG with val/val_annotations.txt; wnids.txt orders the classes."""
     classes = _lines(root / "wnids.txt")
+    strange = sorted(set(classes) - set(_folders(root / "train")))
+    if strange:
+        raise UserError(f"{root / 'wnids.txt'}: {strange[0]!r} is no folder of {root / 'train'}; "
+                        "unpack the archive again")
     train = _in_class_order([_images(root, f"train/{wnid}") for wnid in classes])
     annotations, number = root / "val" / "val_annotations.txt", {wnid: i for i, wnid in enumerate(classes)}
     val = []
@@ -166,8 +171,9 @@ def inat18(root: Path, layout: dict, complain: Complain) -> Listing:
     rows = {}
     for part in ("train", "val"):
         source = root / f"{part}2018.json"
-        files = _json(source, "images", lambda entry: str(entry["file_name"]))
-        rows[part] = [(f"image {i}", file, _number((file.split("/") + [file] * 3)[2])) for i, file in enumerate(files)]
+        files = _json(source, "images", lambda entry: (str(entry["file_name"]),))
+        rows[part] = [(f"image {i}", file, _number((file.split("/") + [file] * 3)[2]))
+                      for i, (file,) in enumerate(files)]  # fmt: skip
     n = len({label for _, _, label in rows["train"] if isinstance(label, int)})
     splits = {part: _by_class(_checked(root, root / f"{part}2018.json", found, n, complain))
               for part, found in rows.items()}  # fmt: skip
@@ -296,8 +302,7 @@ def cifar100(root: Path, layout: dict, complain: Complain) -> Listing:
 
 
 def _cifar(root: Path, meta: str, names: str, train: list[str], test: str, key: str) -> Listing:
-    classes = [name.decode() if isinstance(name, bytes) else name for name in _of_pickle(root / meta, names, list)]
-    splits = []
+    classes, splits = _class_names(root / meta, names), []
     for batches in (train, [test]):
         rows = []
         for batch in batches:
@@ -309,6 +314,17 @@ def _cifar(root: Path, meta: str, names: str, train: list[str], test: str, key: 
             rows += [(f"{batch}#{i}", label) for i, label in enumerate(labels)]
         splits.append(_by_class(rows, by_name=False))
     return Listing(root, classes, *splits, arrays=True)
+
+
+def _class_names(path: Path, key: str) -> list[str]:
+    names = _of_pickle(path, key, list)
+    try:
+        names = [name.decode() if isinstance(name, bytes) else name for name in names]
+    except UnicodeDecodeError:
+        names = [None]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: its {key} are not all text; unpack the set's archive again")
+    return names
 
 
 def idx(root: Path, layout: dict, complain: Complain) -> Listing:
@@ -347,7 +363,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
             data = handle.read(size + 1) if size < 2**31 else b""
             if len(data) != size:
                 raise ValueError(f"its size is not that of {shape}")
-    except (OSError, EOFError, ValueError, MemoryError, OverflowError) as problem:
+    except (OSError, EOFError, ValueError, MemoryError, OverflowError, zlib.error) as problem:
         raise UserError(f"{path}: not readable ({problem}); download it again") from None
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -356,7 +372,7 @@ def _of_pickle(path: Path, key: str, kind: type):
     """One entry of a pickled dict, whose keys may be text or (from Python 2) bytes."""
     with open(path, "rb") as handle:
         try:
-            content = _unpickler(handle).load()
+            content = _Unpickler(handle, encoding="bytes").load()
             content = {name.decode() if isinstance(name, bytes) else name: value for name, value in content.items()}
             value = content[key].array() if kind is np.ndarray else content[key]
         except Exception as problem:  # whatever a damaged pickle makes of the unpickler
@@ -367,46 +383,49 @@ def _of_pickle(path: Path, key: str, kind: type):
     return value
 
 
-def _unpickler(handle) -> pickle.Unpickler:
-    """An unpickler that knows four names, those of CIFAR's batches, and has a stand-in of its own for each.
+class _Dtype:
+    def __init__(self, code="", *_):
+        self.code = code.decode() if isinstance(code, bytes) else code
 
-    So nothing is imported or called that a file names, not even numpy; every other name is an error.
+    def __setstate__(self, state):
+        pass
+
+
+class _Array:
+    def __init__(self, *_):
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        _, shape, dtype, column_major, data = self.state
+        if dtype.code not in ("u1", "|u1") or column_major:
+            raise pickle.UnpicklingError(f"an array of {dtype.code}, expected uint8")
+        return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+class _Bytes:  # how Python 3 writes bytes into pickles that Python 2 can read
+    def __new__(cls, text, encoding):
+        return text.encode("latin1")
+
+    def __setstate__(self, state):  # without one a pickle could set attributes of the class itself
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that CIFAR's batches hold, and has a stand-in of its own for each; every other is an error.
+
+    So nothing is imported or called that a file names, not even numpy.
     """
 
-    class Dtype:
-        def __init__(self, code="", *_):
-            self.code = code.decode() if isinstance(code, bytes) else code
+    known = {("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy._core.multiarray", "_reconstruct"): _Array,
+             ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _Bytes}  # fmt: skip
 
-        def __setstate__(self, state):
-            pass
-
-    class Array:
-        def __init__(self, *_):
-            self.state = None
-
-        def __setstate__(self, state):
-            self.state = state
-
-        def array(self):
-            _, shape, dtype, column_major, data = self.state
-            if dtype.code not in ("u1", "|u1") or column_major:
-                raise pickle.UnpicklingError(f"an array of {dtype.code}, expected uint8")
-            return np.frombuffer(data, np.uint8).reshape(shape)
-
-    class Bytes:  # how Python 3 writes bytes into pickles that Python 2 can read
-        def __new__(cls, text, encoding):
-            return text.encode("latin1")
-
-    known = {("numpy.core.multiarray", "_reconstruct"): Array, ("numpy._core.multiarray", "_reconstruct"): Array,
-             ("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): Bytes}  # fmt: skip
-
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module, name):
-            if (module, name) not in known:
-                raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not read")
-            return known[module, name]
-
-    return Restricted(handle, encoding="bytes")
+    def find_class(self, module, name):
+        if (module, name) not in self.known:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not read")
+        return self.known[module, name]
 
 
 # ---- what the readers share -----------------------------------------------------------------------------------------
@@ -462,8 +481,8 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path}: not a text file ({problem.reason}); unpack the set's archive again") from None
 
 
-def _json(path: Path, key: str, pick: Callable[[dict], object]) -> list:
-    """pick(entry) of the entries of a JSON file's list `key`.
+def _json(path: Path, key: str, pick: Callable[[dict], tuple]) -> list[tuple]:
+    """pick(entry) of the entries of a JSON file's list `key`: tuples, which JSON itself has not.
 
     Entries are reduced while the file is parsed: CLEVR's scenes would take gigabytes as dicts.
     """
@@ -483,7 +502,7 @@ def _json(path: Path, key: str, pick: Callable[[dict], object]) -> list:
         reason = " ".join(str(problem).split())
         raise UserError(f"{path}: not a JSON file with {key!r} ({reason}); unpack the set's archive again") from None
     found = found if isinstance(found, list) else [None]
-    bad = next((i for i, one in enumerate(found) if not isinstance(one, str | tuple)), None)
+    bad = next((i for i, one in enumerate(found) if not isinstance(one, tuple)), None)
     if bad is not None:
         raise UserError(f"{path}: {key} {bad} is not as expected; unpack the set's archive again")
     return found
@@ -506,13 +525,32 @@ def _folders(path: Path) -> list[str]:
 
 
 def _images(root: Path, folder: str) -> list[str]:
-    """Image files anywhere below root/folder, relative to root, sorted; hidden files and other kinds are left out."""
-    found = []
-    for where, _, files in os.walk(root / folder, followlinks=True):
+    """Image files anywhere below root/folder, relative to root, sorted; hidden files and other kinds are left out.
+
+    Links to folders are followed, but each real folder once and none of those above. Raises OSError for a folder that
+    cannot be read.
+    """
+    found, seen = [], {_identity(root / above) for above in Path(folder).parents}
+    for where, folders, files in os.walk(root / folder, followlinks=True, onerror=_raise):
+        one = _identity(where)
+        if one in seen:
+            folders.clear()
+            continue
+        seen.add(one)
+        folders.sort()  # of two ways to one folder the first by name, whatever the file system lists first
         relative = Path(where).relative_to(root).as_posix()
         found += [f"{relative}/{file}" for file in files
                   if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES]
     return sorted(found)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _raise(problem: OSError) -> None:
+    raise problem
 
 
 def _in_class_order(per_class: list[list[str]]) -> Split:

@@ -22,14 +22,16 @@ def prepare(manifest: Manifest, data_root: Path, out: Path | None = None) -> Pat
     It holds {train,val}/<class>/<image>, relative links (not for multi-label sets); {train,val}_images.npy, absolute
     paths as text, and {train,val}_labels.npy, int64 (N,) or (N, C) of 1, 0, -1; dataset_catalog.json, VISSL's entry;
     for detection links VOC2007 and VOC2012, as detectron2 looks for them. The folder appears by one rename; one that
-    is up to date is left alone. Raises UserError where the set is missing or not whole, or the disk takes no links.
+    is up to date and in its place is left alone. Raises UserError where the set is missing or not whole, or the disk
+    takes no links.
     """
     found = folder.listing(manifest, data_root)
     if found.arrays:
         return None
     root = Path(os.path.abspath(found.root))
     target = Path(os.path.abspath(out or Path(data_root) / "prepared")) / manifest.name
-    current = stages.fingerprint({"root": str(root), "metric": manifest.metric, "classes": found.classes,
+    places = [str(one) for one in (root, target)] + [os.path.realpath(one) for one in (root, target.parent)]
+    current = stages.fingerprint({"places": places, "metric": manifest.metric, "classes": found.classes,
                                   "splits": [vars(found.train), vars(found.val)]})  # fmt: skip
     partial = target.with_name(f".{target.name}.partial.tmp")
     try:

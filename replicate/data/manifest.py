@@ -36,6 +36,9 @@ NESTED_KEYS = {
 ARCHIVE_KEYS = {"file", "url", "bytes", "about", "md5", "sha256", "to"}
 REDUCED_KEYS = {"train", "val", "total", "what"}
 PROBES = ("linear", "svm", "finetune", "detection")
+# random_resized_crop: so in training, tested at 256 and cropped to 224. resize: squashed to 224.
+# resize_then_squash: the shorter side to 256, then squashed, as VISSL does for VOC07.
+TRANSFORMS = ("random_resized_crop", "resize", "resize_then_squash")
 SCHEDULES = {"steps": {"milestones", "gamma"}, "cosine": {"end_factor"}}
 DEFAULT_PROBE = {
     "kind": "linear",
@@ -56,7 +59,7 @@ class Manifest:
     which every class has as many images. source.archives: file, url, md5, sha256, bytes (or `about`, in words), and
     the folder below DATA_ROOT that it is unpacked to (`to`). source.download: whether licence and address allow
     `data download`. probe: kind (PROBES), epochs, schedule ({kind: steps, milestones, gamma} or {kind: cosine,
-    end_factor}), transform (random_resized_crop | resize), also (further probes). unverified: the statements of the
+    end_factor}), transform (of TRANSFORMS), also (further probes). unverified: the statements of the
     file for which no source was opened. file: where it was read.
     """
 
@@ -142,8 +145,16 @@ def parts(layout: dict, data_root: Path) -> list[Path]:
     return [root / part.format(**{"train": "train", "val": "val", **layout}) for part in LAYOUTS[layout["kind"]][1]]
 
 
+def no_root(data_root: Path) -> UserError:
+    """The error for a DATA_ROOT that is no folder."""
+    what = "is a file" if Path(data_root).exists() else "does not exist"
+    return UserError(f"DATA_ROOT={data_root} {what}: correct it, or make the folder and put the sets there")
+
+
 def missing(manifest: Manifest, data_root: Path | None) -> UserError:
     """The error for a set that is not there: what was looked for, and the manifest's instructions."""
+    if data_root is not None and not Path(data_root).is_dir():
+        return no_root(data_root)
     if data_root is None:
         problem = f"data set {manifest.name}: DATA_ROOT is not set (the folder that holds {manifest.layout['path']}/)"
     else:
@@ -231,9 +242,9 @@ def _probe(file: Path, given: dict) -> dict:
     probe = {**DEFAULT_PROBE, **given} if given.get("kind", "linear") == "linear" else dict(given)
     if probe["kind"] not in PROBES:
         raise UserError(f"{file}: probe.kind must be one of {', '.join(PROBES)}, not {probe['kind']!r}")
-    if probe.get("transform") not in ("random_resized_crop", "resize"):
-        given = probe.get("transform")
-        raise UserError(f"{file}: probe.transform must be random_resized_crop or resize, not {given!r}")
+    transform = probe.get("transform")
+    if transform not in TRANSFORMS:
+        raise UserError(f"{file}: probe.transform must be one of {', '.join(TRANSFORMS)}, not {transform!r}")
     for extra in probe.get("also", ()):
         if extra not in ("mlp", "knn"):
             raise UserError(f"{file}: probe.also may hold mlp and knn, not {extra!r}")

@@ -22,13 +22,22 @@ CHUNK = 256  # images a job
 def status(names: list[str], data_root: Path) -> None:
     """Print one row a set: layout or missing, images found and expected, archives, what to do. Opens no image."""
     rows = [("set", "layout", "train", "val", "archives", "to do")]
-    rows += [_status_row(manifests.load(name), data_root) for name in names]
+    rows += [_status_row(name, data_root) for name in names]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip())
 
 
-def _status_row(manifest: Manifest, data_root: Path) -> tuple[str, ...]:
+def _status_row(name: str, data_root: Path) -> tuple[str, ...]:
+    try:
+        return _looked_at(manifests.load(name), data_root)
+    except UserError as error:
+        return name, "?", "?", "?", "?", str(error)
+    except OSError as error:
+        return name, "?", "?", "?", "?", f"{error.filename}: cannot be read ({error.strerror})"
+
+
+def _looked_at(manifest: Manifest, data_root: Path) -> tuple[str, ...]:
     listed = manifest.source.get("archives", ())
     have = f"{sum(archives.find(one, data_root) is not None for one in listed)}/{len(listed)}"
     expected = {part: f"{manifest.counts.get(part, 0):,}" for part in ("train", "val")}
@@ -62,15 +71,15 @@ def verify(manifest: Manifest, data_root: Path, jobs: int = 1, quick: bool = Fal
     (sizes; checksums unless `quick`), and decodes every image unless `quick`, with `jobs` processes.
     """
     problems: list[str] = []
-    layout = manifests.present(manifest, data_root)
+    found = None
     try:
         found = folder.listing(manifest, data_root, complain=problems.append)
     except UserError as error:
         problems.append(str(error))
-        found = None
     if found is None:
         print(f"{manifest.name}: not readable")
     else:
+        layout = manifests.present(manifest, data_root)
         print(f"{manifest.name}: {found.root} ({layout['kind']})")
         notes = _counts(manifest, layout, found, problems)
         for note in [_spread(found, part) for part in ("train", "val")] + notes:
@@ -103,7 +112,8 @@ def _counts(manifest: Manifest, layout: dict, found: Listing, problems: list[str
         if copy:
             notes.append(f"a reduced copy: {less} ({copy['what']})")
         else:
-            problems.append(f"{found.root}: {less}, and no known reduced copy; unpack the whole archive again")
+            again = f" (data download {manifest.name} --force)" if manifest.source.get("download") else ""
+            problems.append(f"{found.root}: {less}, and no known reduced copy; unpack the whole archive again{again}")
     if layout["kind"] == "imagefolder" and manifest.layout["kind"] != "imagefolder":
         notes.append("class folders: that they are the official split is not checked")
     for part in manifest.balanced:
