@@ -16,18 +16,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from replicate import grid, paths, profile  # noqa: E402
+from replicate.probes.vissl import catalog  # noqa: E402
 
 RUN = os.environ.get("RUN", "SimCLR-15")
 
 
-def home_of(run: str, place: Path) -> None:
+def home_of(run: str, place: Path) -> None:  # before paths.HOME is moved there
     """A place with the prepared data of mini and one trained run, nothing evaluated."""
     mine = place / "runs" / "mini"
     trained = mine / run / "seed-0"
     trained.mkdir(parents=True)
-    for name in ("data", "vissl-data"):
-        if paths.runs_dir("mini").joinpath(name).exists():
-            (mine / name).symlink_to(paths.runs_dir("mini") / name)
+    (mine / "data").symlink_to(paths.runs_dir("mini") / "data")
     for name in ("checkpoint.pt", "pretrain.json"):
         shutil.copy(paths.run_dir("mini", run, 0) / name, trained / name)
 
@@ -47,10 +46,14 @@ def main() -> None:
     run, found = grid.get(RUN).run, {}
     with tempfile.TemporaryDirectory() as folder:
         home_of(run, Path(folder))
+        paths.HOME = Path(folder)
+        mini = profile.load("mini")
+        for dataset in mini.datasets:
+            catalog.make(mini, dataset)  # like the native engine's crops, once for all runs
         for engine in ("native", "vissl"):
             found[engine] = seconds(run, engine, Path(folder))
     print(f"{run}, load {os.getloadavg()[0]:.1f}\n{'data set':14}{'native s':>10}{'VISSL s':>10}{'ratio':>8}")
-    for dataset in profile.load("mini").datasets:
+    for dataset in mini.datasets:
         ours, theirs = found["native"][1][dataset], found["vissl"][1][dataset]
         print(f"{dataset:14}{ours:10.2f}{theirs:10.1f}{theirs / ours:8.0f}")
     ours, theirs = found["native"][0], found["vissl"][0]

@@ -1,10 +1,10 @@
 """The native probes beside VISSL's own on the same checkpoints: accuracies, and their differences a data set."""
 
-import numpy as np
 import style
 from style import Figure, Line2D, Study, plt
 
 from replicate import grid, results
+from replicate.probes.vissl import parity
 
 JITTER = 0.36  # half the width over which a data set's cells are spread, of the distance between two sets
 HOLLOW = "embedding"
@@ -47,7 +47,7 @@ def differences(ax, study: Study, cells) -> None:
     names = [name for name in study.profile.datasets if (cells["dataset"] == name).any()]
     within = cells.groupby("dataset").cumcount() / (cells.groupby("dataset")["dataset"].transform("size") - 1).clip(1)
     x = cells["dataset"].map(names.index) + JITTER * (2 * within - 1)
-    bound = np.maximum(1, 2 * cells["spread"].fillna(0))
+    bound = parity.bound(cells["spread"].fillna(0))
     ax.vlines(x, -bound, bound, color="#DDDDDD", linewidth=2.2)
     ax.axhline(0, color=style.GREY, linewidth=0.7)
     markers(ax, cells, x, cells["difference"])
@@ -66,9 +66,11 @@ def markers(ax, cells, x, y) -> None:
 
 def footer(figure: Figure, study: Study, cells) -> None:
     agree = (cells["agrees"] == "yes").sum()
-    seeds = f"{cells['native_seeds'].max():.0f} probe seeds of the native engine, {cells['vissl_seeds'].max():.0f} of VISSL"
-    figure.text(0.01, 0.008, f"{study.provenance()} · {agree} of {len(cells)} cells agree · {cells['run'].nunique()} runs, "
-                f"{cells['dataset'].nunique()} data sets · {seeds}", fontsize=7, color=style.GREY, va="bottom")
+    native, vissl = cells["native_seeds"].max(), cells["vissl_seeds"].max()
+    parts = [study.provenance(), f"{agree} of {len(cells)} cells agree",
+             f"{cells['run'].nunique()} runs, {cells['dataset'].nunique()} data sets",
+             f"{native:.0f} probe seeds of the native engine, {vissl:.0f} of VISSL"]  # fmt: skip
+    figure.text(0.01, 0.008, " · ".join(parts), fontsize=7, color=style.GREY, va="bottom")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import sys
-from pathlib import Path
 
 from replicate import grid, paths
 from replicate.errors import UserError
@@ -113,10 +112,14 @@ def parser() -> argparse.ArgumentParser:
     probing.add_argument("--engine", choices=("native", "vissl"), help="whose probes; the profile's if left out")
     probing.add_argument("--train", action="store_true", help="pretrain a run first that is not trained")
     parity = verb("vissl-parity", "probe runs by both engines for several probe seeds", runs=True, datasets=True)
-    parity.add_argument("--probe-seeds", type=int, default=2, metavar="N", help="of VISSL (2); the native engine has 5")
+    parity.add_argument("--probe-seeds", type=int, default=3, metavar="N", help="of VISSL (3)")
+    parity.add_argument("--train", action="store_true", help="pretrain a run first that is not trained")
     parity.add_argument("--table", action="store_true", help="only write results/<profile>/vissl_parity.csv")
     verb("rank-runs", "apply the rank estimators to the spectra of the study's runs", runs=True, datasets=True)
     verb("compile", "merge runs/ into results/<profile>/*.csv").add_argument("--seeds", default="0")
+    judging = verb("claims", "the verdict on every claim, into results/<profile>/claims.csv")
+    judging.add_argument("--measure-cheap", type=int, metavar="IMAGES", help="first time the embedding of so many random "
+                         "224 px images by a ResNet-50 and the spectrum of 25,600 x 2,048, for the claim `cheap`")
     _rank_options(verbs.add_parser("rank", help="RankMe of feature files of your own", description=RANK,
                                    epilog=RANK_EXAMPLES, formatter_class=raw))  # fmt: skip
     _select_options(verbs.add_parser("select", help="choose a run from a table of your own", description=SELECT,
@@ -137,6 +140,8 @@ def _data_options(one: argparse.ArgumentParser) -> None:
             action.add_argument("--jobs", type=int, metavar="N", help="processes that decode (the cores, at most 8)")
         if name == "prepare":
             action.add_argument("--out", metavar="DIR", help="instead of DATA_ROOT/prepared")
+        if name == "download":
+            action.add_argument("--force", action="store_true", help="unpack again what is there; archives are kept")
 
 
 def _rank_options(one: argparse.ArgumentParser) -> None:
@@ -219,11 +224,13 @@ def data(args) -> int:
     """An action on real sets, or without one the study's stage; the status is 2 where a set is not whole."""
     if args.action is None:
         return run_stage(args)
-    from replicate.data import archives, links, manifest, verify
+    from replicate.data import links, manifest, verify
 
-    if not os.environ.get("DATA_ROOT"):
+    root = paths.data_root()
+    if root is None:
         raise UserError("DATA_ROOT is not set: it is the folder of the real data sets, as DATA_ROOT=~/data")
-    root = Path(os.environ["DATA_ROOT"]).expanduser()
+    if args.action != "download" and not root.is_dir():
+        raise manifest.no_root(root)
     sets = [manifest.load(name) for name in args.names]
     if args.action == "status":
         verify.status(args.names or manifest.names(), root)
@@ -233,14 +240,24 @@ def data(args) -> int:
             raise UserError(f"--jobs is {jobs}, it must be 1 or more")
         return 2 if any([verify.verify(one, root, jobs, args.quick) for one in sets]) else 0
     elif args.action == "download":
-        for one in sets:
-            done = "downloaded and unpacked" if archives.download(one, root) else "there already"
-            print(f"{one.name}: {done}; `python -m replicate data verify {one.name}` checks it")
+        return 2 if any([_download(one, root, args.force) for one in sets]) else 0
     else:
+        out = paths.from_user(args.out, "--out") if args.out else None
         for one in sets:
-            print(links.prepare(one, root, Path(args.out).expanduser() if args.out else None)
+            print(links.prepare(one, root, out)
                   or f"{one.name}: files of many images, nothing to link; VISSL reads them through torchvision")
     return 0
+
+
+def _download(one, root, force: bool) -> bool:
+    """Download a set and say so; True where it lacks something after that."""
+    from replicate.data import archives
+
+    done, lack = archives.download(one, root, force)
+    again = " (--force unpacks it again)" if done == "there already" else ""
+    check = f"`python -m replicate data verify {one.name}` checks it"
+    print(f"{one.name}: {done}, but not whole: {lack}" if lack else f"{one.name}: {done}{again}; {check}", flush=True)
+    return lack is not None
 
 
 def preview(args, profile) -> None:
@@ -252,12 +269,19 @@ def preview(args, profile) -> None:
 
 def jobs(args, profile):
     """(run, seed) pairs asked for. A run whose source the profile lacks is an error if it was named, else left out."""
+    seeds = seeds_of(args.seeds)
     runs = grid.select(args.runs)
     for run in runs:
         if profile.source_of(run) is None and run.run in args.runs:
             raise UserError(f"{run.run}: profile {profile.name} has no data set in the place of its source {run.source}")
-    seeds = [int(seed) for seed in args.seeds.replace(",", " ").split()]
     return [(run, seed) for run in runs if profile.source_of(run) for seed in seeds]
+
+
+def seeds_of(text: str) -> list[int]:
+    seeds = text.replace(",", " ").split()
+    if not seeds or not all(seed.isascii() and seed.isdigit() for seed in seeds):
+        raise UserError(f"--seeds is {text!r}: expected whole numbers separated by commas, as 0,1,2")
+    return [int(seed) for seed in seeds]
 
 
 def plan(args, profile) -> None:
@@ -286,6 +310,14 @@ def _train(args, profile, run, seed) -> None:
     print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
 
 
+def _train_if_asked(args, profile, run, seed) -> None:
+    """With --train: pretrain what is not trained, but not at sizes where that takes hours instead of a minute."""
+    from replicate import study
+
+    if args.train and profile.network == "thin_resnet" and not study.is_done(profile, run, seed, "pretrain"):
+        _train(args, profile, run, seed)
+
+
 def _prepare_absent(profile, names) -> None:
     """Prepare the data sets that are not there at all; `make data` also replaces what is stale."""
     from replicate.data import cache
@@ -305,8 +337,8 @@ def evaluate(args, profile) -> None:
         names = [name for name in wanted if name not in cached and not study.is_done(profile, run, seed, stage, name)]
         if cached:
             print(f"{run.run} seed {seed}: {len(cached)} data sets are in {results_of(profile)} already", flush=True)
-        if names and args.train and not study.is_done(profile, run, seed, "pretrain"):
-            _train(args, profile, run, seed)
+        if names:
+            _train_if_asked(args, profile, run, seed)
         if not names or not _is_trained(profile, run, seed):
             continue
         if stage == "vissl":
@@ -332,9 +364,14 @@ def vissl_parity(args, profile) -> None:
         agree = sum(row["agrees"] == "yes" for row in rows)
         print(f"{agree} of {len(rows)} cells agree within one point or twice the spread over probe seeds")
         return
+    if args.probe_seeds < 1:
+        raise UserError(f"--probe-seeds is {args.probe_seeds}, it must be 1 or more")
+    wanted = names_of(args, profile)
     for run, seed in jobs(args, profile):
+        _prepare_absent(profile, {profile.source_of(run), *wanted})
+        _train_if_asked(args, profile, run, seed)
         if _is_trained(profile, run, seed):
-            parity.compute(profile, run, seed, names_of(args, profile), args.probe_seeds, device_of(args.device))
+            parity.compute(profile, run, seed, wanted, args.probe_seeds, device_of(args.device))
 
 
 def rank_runs(args, profile) -> None:
@@ -370,7 +407,18 @@ def _is_trained(profile, run, seed) -> bool:
 def compile_(args, profile) -> None:
     from replicate import compile
 
-    compile.compile_results(profile, [int(seed) for seed in args.seeds.replace(",", " ").split()])
+    compile.compile_results(profile, seeds_of(args.seeds))
+
+
+def claims_(args, profile) -> None:
+    from collections import Counter
+
+    from replicate import claims
+
+    if args.measure_cheap is not None:
+        claims.measure_cheap(profile.name, images=args.measure_cheap)
+    verdicts = Counter(row["verdict"] for row in claims.write(profile.name) if not row["part"])
+    print(f"profile {profile.name}: " + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in claims.VERDICTS))
 
 
 def rank(args) -> int:
@@ -413,7 +461,8 @@ def select(args) -> int:
 
 
 STAGES = {"grid": list_grid, "plan": plan, "data": prepare, "preview": preview, "pretrain": pretrain,
-          "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "compile": compile_}  # fmt: skip
+          "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "compile": compile_,
+          "claims": claims_}  # fmt: skip
 TOOLS = {"rank": rank, "select": select, "data": data}  # for what is the user's own: no profile, all cores
 
 

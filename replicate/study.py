@@ -6,7 +6,7 @@ pretrain -> evaluate (a data set at a time: probes and spectra) -> rank (estimat
 from pathlib import Path
 
 from replicate import paths, stages
-from replicate.data import cache
+from replicate.data import cache, manifest
 from replicate.grid import Run
 from replicate.profile import Profile
 
@@ -23,7 +23,9 @@ SPECTRA_CODE = ("spectra.py", "embed.py", "networks.py", "rank/spectrum.py", "ra
                 "rank/estimators.py", "rank/features.py")
 PROBE_CODE = ("evaluate.py", "embed.py", "networks.py", "probes/sgd.py", "probes/linear.py", "probes/mlp.py",
               "probes/knn.py", "probes/svm.py")
-VISSL_CODE = ("networks.py", "probes/vissl/settings.py", "probes/vissl/worker.py", "probes/vissl/shims.py")
+# What VISSL is told (probes/vissl/settings.py) is hashed itself, line by line.
+VISSL_CODE = ("networks.py", "probes/vissl/worker.py", "probes/vissl/shims.py", "probes/vissl/catalog.py",
+              "probes/vissl/outcome.py")
 RANK_CODE = ("ranks.py", "rank/estimators.py")
 
 
@@ -69,11 +71,21 @@ def probe_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
 
 
 def vissl_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
+    from replicate.probes.vissl import settings
+
+    probe = manifest.load(dataset).probe
+    told = settings.jobs(profile, dataset, probe, widths(profile, run), cache.n_classes(profile, dataset))
     return stages.fingerprint({
-        "pretrain": pretrain_hash(profile, run, seed), "data": cache.prepared(profile, dataset), "px": profile.px,
-        "svm_costs": profile.svm_costs, "probe_lr_scale": profile.probe_lr_scale,
+        "pretrain": pretrain_hash(profile, run, seed), "images": cache.prepared(profile, dataset, "images"), "probe": probe,
+        "told": {tool: [list(heads), lines] for tool, (heads, lines) in told.items()}, "threads": profile.threads,
+        "machine": settings.machine("cpu", "", "", dataset, settings.seed_of(dataset, seed, 0)),
         "code": stages.code_hash(VISSL_CODE), "environment": stages.text_hash(paths.VISSL_LOCK),
     })  # fmt: skip
+
+
+def widths(profile: Profile, run: Run) -> dict[str, int]:
+    """Widths of a run's features: representation and embedding."""
+    return {"representation": profile.width, "embedding": profile.projector_of(run)[-1]}
 
 
 def rank_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:

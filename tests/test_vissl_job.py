@@ -89,11 +89,11 @@ def test_the_k_nn_tool_needs_enough_images_and_classes(n_train, n_val, n_classes
 
 def test_where_the_k_nn_tool_cannot_run_its_rows_say_why_and_the_others_are_there(trained, stand_in, monkeypatch):
     cache.prepare(trained, "sun397")
-    monkeypatch.setattr(job, "sizes", lambda profile, dataset: (256, 60, 10))
+    monkeypatch.setattr(cache, "sizes", lambda profile, dataset: (256, 60))
     stand_in(WELL)
     rows = job.rows(trained, RUN, 0, "sun397")
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed"] * 2
-    assert all(row["value"] is None and "here are 60, 10 and 256" in row["note"] for row in rows[4:])
+    assert all(row["value"] is None and "here are 60, " in row["note"] for row in rows[4:])
 
 
 def test_no_secret_of_the_callers_environment_reaches_vissl_which_dumps_it_into_its_log(trained, stand_in, monkeypatch):
@@ -149,6 +149,45 @@ def test_vissl_dies_with_the_build_that_started_it(trained, stand_in, tmp_path):
         time.sleep(0.05)
 
 
+def test_a_set_that_fails_does_not_stop_the_others(trained, stand_in):
+    cache.prepare(trained, "food101")
+    stand_in(WELL.replace("import json", "import sys\nif 'cars' in sys.argv[-1]: sys.exit(1)\nimport json", 1))
+    with pytest.raises(UserError, match="status 1"):
+        job.evaluate(trained, RUN, 0, ["cars", "food101"])
+    assert study.is_done(trained, RUN, 0, "vissl", "food101") and not study.is_done(trained, RUN, 0, "vissl", "cars")
+
+
+def test_two_builds_at_once_take_turns_at_a_cell(trained, stand_in, tmp_path):
+    stand_in(f"import time\nopen({str(tmp_path / 'starts')!r}, 'a').write('x')\ntime.sleep(1)\n{WELL}")
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                job.evaluate(trained, RUN, 0, ["cars"])
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert (tmp_path / "starts").read_text() == "x"
+
+
+def test_images_that_are_not_those_that_were_prepared_are_an_error(trained, monkeypatch):
+    monkeypatch.setattr(cache, "fingerprints", lambda profile, name: {"images": "of others", "fingerprint": ""})
+    with pytest.raises(UserError, match="make data PROFILE=smoke DATASETS=cars"):
+        catalog.make(trained, "cars")
+
+
+@pytest.mark.parametrize("seen, device, given", [
+    ("4,5", "cuda:1", "5"), (None, "cuda:1", "1"), ("4,5", "cuda", "4,5"), (None, "cpu", None),
+])  # fmt: skip
+def test_the_gpu_asked_for_is_the_one_of_the_callers_list(monkeypatch, seen, device, given):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert job.environment(Path("/p"), Path("/d"), 1, device).get("CUDA_VISIBLE_DEVICES") == given
+
+
 def test_what_is_done_is_not_done_again_until_its_environment_changes(trained, stand_in, monkeypatch):
     stand_in(WELL)
     job.evaluate(trained, RUN, 0, ["cars"])
@@ -168,7 +207,7 @@ def test_without_its_environment_one_line_says_how_to_make_it(trained, monkeypat
 
 
 def test_the_weights_are_plain_tensors_of_backbone_and_projector(trained):
-    weights = job.trunk_weights(trained, RUN, 0)
+    weights = catalog.trunk_weights(trained, RUN, 0)
     state = checkpoint.load(study.checkpoint_path(trained, RUN, 0))["network"]
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
     assert torch.equal(weights["res5.0.weight"], state["backbone.0.weight"])
@@ -181,7 +220,7 @@ def test_dino_is_probed_with_its_teacher_and_without_its_prototypes(trained):
     networks_ = [networks.build(trained.network, trained.width, trained.projector_of(run), 8) for _ in range(2)]
     student, teacher = (network.state_dict() for network in networks_)
     checkpoint.save(study.checkpoint_path(trained, run, 0), {"network": student, "teacher": teacher})
-    weights = job.trunk_weights(trained, run, 0)
+    weights = catalog.trunk_weights(trained, run, 0)
     assert torch.equal(weights["res5.0.weight"], teacher["backbone.0.weight"])
     assert not any("prototypes" in name for name in weights)
 

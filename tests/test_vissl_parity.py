@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from replicate import grid, results, stages, study
 from replicate.data import cache
@@ -33,11 +34,11 @@ def studied(smoke):
     run = grid.get("SimCLR-15")
     for name in ("imagenet", "cars"):
         cache.prepare(smoke, name)
-    native, vissl = (study.CELL_HASH[stage](smoke, run, 0, "cars") for stage in ("evaluate", "vissl"))
-    place = study.cell_path(smoke, run, 0, "parity", "cars")
-    stages.write_output(place.with_name("cars.native.json"), native, {"rows": [rows(50.0 + i) for i in range(5)]})
+    vissl = study.CELL_HASH["vissl"](smoke, run, 0, "cars")
     stages.write_output(study.cell_path(smoke, run, 0, "vissl", "cars"), vissl, {"rows": rows(52.0)})
-    stages.write_output(place.with_name("cars.vissl-1.json"), vissl, {"rows": [rows(53.0)]})
+    for stage, name, values in (("evaluate", "native", range(50, 55)), ("vissl", "vissl-1", [53])):
+        path, hash_ = parity._cell(smoke, run, 0, stage, "cars", name)
+        stages.write_output(path, hash_, {"rows": [rows(float(value)) for value in values]})
     few = dataclasses.replace(smoke, datasets=["imagenet", "cars"], sources={"imagenet": "imagenet"})
     return few, [(run, 0)]
 
@@ -46,15 +47,34 @@ def test_the_table_holds_each_space_with_the_seeds_of_both_engines(studied):
     parity.write(*studied)
     found = results.read_rows("smoke", "vissl_parity")
     assert [(row["dataset"], row["features"]) for row in found] == [("cars", "embedding"), ("cars", "representation")]
-    assert (found[0]["native"], found[0]["vissl"], found[0]["native_seeds"], found[0]["vissl_seeds"]) == ("52", "52.5", "5", "2")
+    assert [found[0][name] for name in ("native", "vissl", "native_seeds", "vissl_seeds")] == ["52", "52.5", "5", "2"]
 
 
-def test_rows_of_other_runs_stay(studied):
-    other = {"run": "VICReg-9", "seed": 0, "dataset": "cars", "features": "embedding", "probe": "linear", "native": 1.0,
-             "vissl": 1.0, "difference": 0.0, "agrees": "yes"}  # fmt: skip
-    results.write("smoke", "vissl_parity", [other])
+def test_rows_of_other_runs_and_of_other_sets_stay(studied):
+    others = [{"run": run, "seed": 0, "dataset": dataset, "features": "embedding", "probe": "linear", "native": 1.0,
+               "vissl": 1.0, "difference": 0.0, "agrees": "yes"}
+              for run, dataset in (("VICReg-9", "cars"), ("SimCLR-15", "food101"))]  # fmt: skip
+    results.write("smoke", "vissl_parity", others)
     parity.write(*studied)
-    assert {row["run"] for row in results.read_rows("smoke", "vissl_parity")} == {"VICReg-9", "SimCLR-15"}
+    found = {(row["run"], row["dataset"]) for row in results.read_rows("smoke", "vissl_parity")}
+    assert found == {("VICReg-9", "cars"), ("SimCLR-15", "food101"), ("SimCLR-15", "cars")}
+
+
+def test_a_cell_that_an_engine_could_not_compute_is_no_row(studied):
+    profile, ((run, seed),) = studied
+    path, hash_ = study.cell_path(profile, run, seed, "vissl", "cars"), study.vissl_hash(profile, run, seed, "cars")
+    failed = [{**rows(None)[0], "status": "failed"}, rows(52.0)[1]]
+    stages.write_output(path, hash_, {"rows": failed})
+    parity._cell(profile, run, seed, "vissl", "cars", "vissl-1")[0].unlink()
+    assert [row["features"] for row in parity.write(*studied)] == ["embedding"]
+
+
+def test_native_crops_are_drawn_anew_for_each_probe_seed_but_the_studys_own(studied):
+    profile = studied[0]
+    images = cache.load(profile, "cars")
+    assert parity._redrawn(profile, images, 0) is images
+    first, second = (parity._redrawn(profile, images, probe_seed).train_views for probe_seed in (1, 2))
+    assert first.shape == images.train_views.shape and not np.array_equal(first, second)
 
 
 def test_stale_cells_are_left_out(studied):

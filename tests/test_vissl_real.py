@@ -22,8 +22,8 @@ LAYOUT = "trunk.base_model._feature_blocks."
 def in_vissl(code: str):
     """What a program in VISSL's environment prints last, as JSON; `worker` is imported, so the shims are in place."""
     program = "from replicate.probes.vissl import worker\n" + textwrap.dedent(code)
-    done = subprocess.run([paths.VISSL_PYTHON, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False,
-                          cwd=paths.ROOT)  # fmt: skip
+    done = subprocess.run([paths.VISSL_PYTHON, "-W", "ignore", "-c", program], capture_output=True, text=True,
+                          check=False, cwd=paths.ROOT)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -32,17 +32,18 @@ def test_at_the_papers_sizes_our_overrides_leave_vissls_protocol_as_its_configur
     paper, jobs = profile.load("paper"), {}
     for name in paper.datasets:
         described = manifest.load(name)
-        tool = described.probe["kind"]
-        heads = settings.heads_of(tool, described.probe, {"representation": 2048, "embedding": 512}, paper.px)
-        lines = settings.of(tool, name, described.probe, heads, described.classes, paper)
+        widths = {"representation": 2048, "embedding": 512}
+        told = settings.jobs(paper, name, described.probe, widths, described.classes)
+        lines = told[described.probe["kind"]][1]
         jobs[name] = settings.as_arguments(lines + settings.machine("cuda", "/out", "/weights", name, 1))
     assert set(jobs) == set(settings.CONFIGS)
     found = in_vissl(f"""
         import json
         from omegaconf import OmegaConf
         from vissl.utils.hydra_config import compose_hydra_configuration
+        jobs = json.loads({json.dumps(json.dumps(jobs))})
         compose = lambda lines: OmegaConf.to_container(compose_hydra_configuration(lines))["config"]
-        both = {{name: [compose(lines[:1]), compose(lines)] for name, lines in json.loads({json.dumps(json.dumps(jobs))}).items()}}
+        both = {{name: [compose(lines[:1]), compose(lines)] for name, lines in jobs.items()}}
         for configs in both.values():
             for config in configs:
                 for split in ("TRAIN", "TEST"):  # of a square image, 224 and [224, 224] are the same
@@ -50,7 +51,8 @@ def test_at_the_papers_sizes_our_overrides_leave_vissls_protocol_as_its_configur
                         if step["name"] == "Resize" and step.get("size") == 224:
                             step["size"] = [224, 224]
         print(json.dumps({{name: [{{
-            "optimizer": config["OPTIMIZER"], "svm": config["SVM"], "loss": config["LOSS"], "init": config["MODEL"]["HEAD"]["BATCHNORM_EPS"],
+            "optimizer": config["OPTIMIZER"], "svm": config["SVM"], "loss": config["LOSS"],
+            "eps": config["MODEL"]["HEAD"]["BATCHNORM_EPS"],
             "train": config["DATA"]["TRAIN"]["TRANSFORMS"], "test": config["DATA"]["TEST"]["TRANSFORMS"],
             "frozen": config["MODEL"]["FEATURE_EVAL_SETTINGS"]["FREEZE_TRUNK_ONLY"],
             "drop_last": config["DATA"]["TRAIN"]["DROP_LAST"]}} for config in configs] for name, configs in both.items()}}))
@@ -78,7 +80,8 @@ def test_the_trunk_gives_the_networks_own_features_for_resnet_50_and_the_thin_on
                 a, b, c = trunk(images, ["representation", "embedding", "embedding-mlp"])
                 representation, embedding = network(images)
             assert a.shape == (2, width, 1, 1) and torch.equal(b, c)
-            differences[name] = max(float((a.flatten(1) - representation).abs().max()), float((b.flatten(1) - embedding).abs().max()))
+            differences[name] = max(float((a.flatten(1) - representation).abs().max()),
+                                    float((b.flatten(1) - embedding).abs().max()))
         print(json.dumps(differences))
     """)  # fmt: skip
     assert max(found.values()) < 1e-5
@@ -108,9 +111,9 @@ def trained(smoke):
 
 
 def test_weights_that_vissl_did_not_load_are_found_out(trained, monkeypatch):
-    given = job.trunk_weights(trained, RUN, 0)
+    given = catalog.trunk_weights(trained, RUN, 0)
     misnamed = {name.replace("res5.", "res6.", 1): value for name, value in given.items()}  # skipped without a word
-    monkeypatch.setattr(job, "trunk_weights", lambda *arguments: misnamed)
+    monkeypatch.setattr(catalog, "trunk_weights", lambda *arguments: misnamed)
     with pytest.raises(UserError, match="tensors are not those of"):
         job.rows(trained, RUN, 0, "voc07")
 
@@ -124,10 +127,10 @@ def test_a_prefix_that_fits_nothing_is_an_error_of_vissls_own(trained, monkeypat
 
 
 def test_a_finished_folder_is_skipped_by_vissl_with_status_0_and_gives_no_row_here(trained, tmp_path):
-    described, place = manifest.load("places205"), tmp_path / "job"
-    heads = settings.heads_of("linear", described.probe, {"representation": 128, "embedding": 128}, trained.px)
+    place, probe = tmp_path / "job", manifest.load("places205").probe
+    heads, lines = settings.jobs(trained, "places205", probe, study.widths(trained, RUN), 10)["linear"]
     place.mkdir()
-    job._write_job(trained, RUN, 0, described, "linear", heads, "cpu", 1, place)
+    job.write_job(trained, RUN, 0, "places205", "linear", heads, lines, "cpu", 0, place)
     arguments = (place, catalog.make(trained, "places205"), 1, "cpu", "twice", 14)
     job.start(*arguments)
     (place / "outcome.json").unlink()
@@ -139,7 +142,7 @@ def test_an_image_that_vissl_cannot_read_is_an_error_and_not_a_grey_image(traine
     place = catalog.make(trained, "voc07")
     Image.new("RGB", (32, 32)).save(place / "train" / "0000003.png")
     (place / "train" / "0000003.png").write_bytes((place / "train" / "0000003.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"0000003\.png|VISSL ended with status"):
+    with pytest.raises(UserError, match=r"could not read 1 images.*0000003\.png"):
         job.rows(trained, RUN, 0, "voc07")
 
 
@@ -158,5 +161,7 @@ def test_two_sets_and_the_svm_through_make(tmp_path):
     values = {engine: {(row["dataset"], row["features"], row["probe"]): float(row["value"]) for row in rows
                        if row["engine"] == engine} for engine in ("native", "vissl")}  # fmt: skip
     assert len(values["vissl"]) == 6 and values["native"].keys() == values["vissl"].keys()
-    # 256 training images and 120 to test: the engines agree as far as such a probe repeats itself
-    assert np.mean([abs(values["native"][cell] - values["vissl"][cell]) for cell in values["vissl"]]) < 10
+    gaps = {cell: abs(values["native"][cell] - values["vissl"][cell]) for cell in values["vissl"]}
+    assert all(gap < 0.5 for (dataset, _, _), gap in gaps.items() if dataset == "voc07")  # no chance in it
+    # 256 training images and 120 to test: linear probes agree as far as they repeat themselves
+    assert np.mean(list(gaps.values())) < 6, gaps

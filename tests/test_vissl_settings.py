@@ -1,5 +1,7 @@
 """What VISSL is told: sizes, heads, seeds and quoting; that the rest is VISSL's own is tested beside the library."""
 
+import dataclasses
+
 import pytest
 from replicate import profile
 from replicate.data import manifest
@@ -15,9 +17,9 @@ def value(lines, key):
 
 
 def lines_of(name, px=224, scale=1.0, n_classes=10, widths=(2048, 512)):
-    probe = manifest.load(name).probe
-    heads = settings.heads_of("linear", probe, dict(zip(("representation", "embedding"), widths)), px)
-    return settings.linear(name, probe, n_classes, heads, px, scale)
+    sized = dataclasses.replace(PAPER, px=px, probe_lr_scale=scale)
+    widths = dict(zip(("representation", "embedding"), widths))
+    return settings.jobs(sized, name, manifest.load(name).probe, widths, n_classes)["linear"][1]
 
 
 @pytest.mark.parametrize("name", PAPER.datasets)
@@ -69,9 +71,13 @@ def test_vissls_own_product_of_seed_and_epochs_stays_below_32_bits(name):
     assert len(seeds) == 9 and max(seeds) * epochs < 2**32
 
 
-@pytest.mark.parametrize("text, hydra", [("/a b/c", "'/a b/c'"), ("it's", r"'it\'s'"), ("${x}", r"'\${x}'"), ("a\\b", r"'a\\b'")])
-def test_paths_are_quoted_for_hydra(text, hydra):
-    assert settings.quoted(text) == hydra
+@pytest.mark.parametrize("text", ["/a b/c", "it's", "/a$b", "${x}", "a\\b", "a\\", "a\\'b", "[x],{y}:z=1", ""])
+def test_paths_are_quoted_so_that_hydra_reads_them_back(text):
+    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
+    (override,) = parser.parse_overrides([f"++config.CHECKPOINT.DIR={settings.quoted(text)}"])
+    from omegaconf import OmegaConf
+
+    assert OmegaConf.create({"dir": str(override.value())})["dir"] == text
 
 
 def test_every_override_but_the_configuration_lies_below_config():
@@ -87,7 +93,7 @@ def test_k_nn_is_told_to_normalise_which_is_not_its_default():
 
 def test_the_svm_takes_vissls_8192_wide_layer_beside_ours_at_the_benchmarks_size_only():
     probe, widths = manifest.load("voc07").probe, {"representation": 2048, "embedding": 512}
-    lines = settings.of("svm", "voc07", probe, settings.heads_of("svm", probe, widths, 224), 20, PAPER)
+    _, lines = settings.jobs(PAPER, "voc07", probe, widths, 20)["svm"]
     assert "[res5,[AvgPool2d,[[6,6],1,0]]]" in value(lines, "MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP")
     assert value(lines, "SVM.costs.costs_list") == "[0.01,0.1,1,2,5,10,15,20,50,100,1000]"
     assert settings.heads_of("svm", probe, widths, 32) == widths

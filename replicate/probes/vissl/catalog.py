@@ -1,4 +1,4 @@
-"""A data set as VISSL reads it: lists of image files and labels, named by a catalogue. Images are linked to, not copied.
+"""What VISSL reads: a data set as lists of image files and labels, named by a catalogue, and a run's weights.
 
 Images without files of their own, the micro-world's and CIFAR's, are written once as PNG, which loses nothing.
 """
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from replicate import paths, stages
+from replicate import checkpoint, paths, stages, study
 from replicate.data import cache, folder, manifest
+from replicate.errors import UserError
+from replicate.grid import Run
 from replicate.profile import Profile
 
 SPLITS = ("train", "val")
@@ -24,7 +26,11 @@ def make(profile: Profile, dataset: str) -> Path:
     """
     target = paths.vissl_data_dir(profile.name, dataset)
     target.parent.mkdir(parents=True, exist_ok=True)
-    wanted = {"images": cache.prepared(profile, dataset, "images"), "at": str(target), "root": str(profile.data_root)}
+    images = cache.prepared(profile, dataset, "images")
+    if cache.fingerprints(profile, dataset)["images"] != images:  # else both engines would see different ones
+        raise UserError(f"data set {dataset}: its images are not those that were prepared; run "
+                        f"`make data PROFILE={profile.name} DATASETS={dataset}`")
+    wanted = {"images": images, "at": str(target), "root": str(profile.data_root)}
     with cache.locked(target.with_name(f".{dataset}.lock")):
         if stages.read_output(target / "made.json", stages.fingerprint(wanted)) is None:
             partial = target.with_name(f".{dataset}.partial.tmp")
@@ -67,3 +73,12 @@ def _png(image, name: str, place: Path, target: Path) -> str:
     (place / name).parent.mkdir(exist_ok=True)
     image.save(place / name)
     return str(target / name)
+
+
+def trunk_weights(profile: Profile, run: Run, seed: int) -> dict:
+    """Backbone and projector of a run under the names of the worker's trunk; for DINO the teacher's. Plain tensors."""
+    state = checkpoint.load(study.checkpoint_path(profile, run, seed), "cpu")
+    given = state["teacher"] or state["network"]
+    names = {"backbone.": "res5.", "projector.": "embedding.1."}
+    return {name.replace(ours, theirs, 1): tensor for name, tensor in given.items() for ours, theirs in names.items()
+            if name.startswith(ours) and not name.endswith("num_batches_tracked")}

@@ -13,20 +13,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from replicate import checkpoint, paths, progress, stages, study
-from replicate.data import manifest
+from replicate.data import cache, manifest
 from replicate.errors import UserError
 from replicate.grid import Run
 from replicate.probes.vissl import catalog, outcome, settings
 from replicate.profile import Profile
-from replicate.results import FEATURES
 
 EPOCH, LOSS = re.compile(r"\[ep: (\d+)\]"), re.compile(r"loss: ([\d.e+-]+|nan|inf)")
 SECONDS_A_LINE = 60
 # Nothing else of the caller's environment: VISSL's log.txt dumps all of it, tokens and passwords included.
-KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH")
 
 
 def rows(profile: Profile, run: Run, seed: int, dataset: str, device: str = "cpu", probe_seed: int = 0) -> list[dict]:
@@ -35,21 +32,21 @@ def rows(profile: Profile, run: Run, seed: int, dataset: str, device: str = "cpu
     A k-NN row carries its 36 values under "knn". probe_seed: of VISSL's heads, order and crops. Raises UserError where
     VISSL is not installed or fails in any of the ways that `outcome` knows; the folder with its log then stays.
     """
-    described = manifest.load(dataset)
-    cell, found = study.cell_path(profile, run, seed, "vissl", dataset), []
-    for tool in settings.tools(described.probe):
-        hindrance = knn_hindrance(*sizes(profile, dataset)) if tool == "knn" else ""
+    described, found = manifest.load(dataset), []
+    (n_train, n_val), n_classes = cache.sizes(profile, dataset), cache.n_classes(profile, dataset)
+    told = settings.jobs(profile, dataset, described.probe, study.widths(profile, run), n_classes)
+    for tool, (heads, lines) in told.items():
+        hindrance = knn_hindrance(n_train, n_val, n_classes) if tool == "knn" else ""
         if hindrance:
-            found += [{**_row(described), "features": name, "probe": "knn", "value": None, "status": "failed",
-                       "note": hindrance} for name in FEATURES]  # fmt: skip
+            row = outcome.row(dataset, described.metric)
+            found += [{**row, "features": name, "probe": "knn", "value": None, "status": "failed", "note": hindrance}
+                      for name in heads]  # fmt: skip
             continue
-        place = _fresh(cell.parent, f"{dataset}.{probe_seed}.")
-        widths = dict(zip(FEATURES, (profile.width, profile.projector_of(run)[-1])))
-        heads = settings.heads_of(tool, described.probe, widths, profile.px)
-        _write_job(profile, run, seed, described, tool, heads, device, settings.seed_of(dataset, seed, probe_seed), place)
+        place = _fresh(study.cell_path(profile, run, seed, "vissl", dataset).parent, f"{dataset}.{probe_seed}.")
+        write_job(profile, run, seed, dataset, tool, heads, lines, device, probe_seed, place)
         epochs = described.probe["epochs"] if tool == "linear" else 0
         start(place, catalog.make(profile, dataset), profile.threads, device, f"{run.run} {dataset} {tool}", epochs)
-        found += _rows(described, tool, list(heads), place, epochs)
+        found += outcome.rows(place, dataset, tool, described.probe, described.metric, list(heads), settings.KNN_GRID)
         shutil.rmtree(place, ignore_errors=True)
     return found
 
@@ -65,12 +62,11 @@ def _fresh(parent: Path, prefix: str) -> Path:
     return Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".tmp"))
 
 
-def _write_job(profile, run, seed, described, tool, heads, device, vissl_seed, place) -> None:
+def write_job(profile, run, seed, dataset, tool, heads, lines, device, probe_seed, place: Path) -> None:
     """job.json for the worker, and the weights beside it."""
-    weights = place / "weights.pt"
-    checkpoint.save(weights, trunk_weights(profile, run, seed))
-    lines = settings.of(tool, described.name, described.probe, heads, sizes(profile, described.name)[2], profile)
-    lines += settings.machine(device, str(place), str(weights), described.name, vissl_seed)
+    weights, vissl_seed = place / "weights.pt", settings.seed_of(dataset, seed, probe_seed)
+    checkpoint.save(weights, catalog.trunk_weights(profile, run, seed))
+    lines = lines + settings.machine(device, str(place), str(weights), dataset, vissl_seed)
     job = {
         "tool": tool, "overrides": settings.as_arguments(lines), "weights": str(weights), "seed": vissl_seed,
         "threads": profile.threads, "knn_grid": settings.KNN_GRID,
@@ -78,21 +74,6 @@ def _write_job(profile, run, seed, described, tool, heads, device, vissl_seed, p
                   "prototypes": profile.dino_prototypes if run.method == "DINO" else 0, "heads": list(heads)},
     }  # fmt: skip
     paths.write_text(place / "job.json", json.dumps(job, indent=1) + "\n")
-
-
-def trunk_weights(profile: Profile, run: Run, seed: int) -> dict[str, torch.Tensor]:
-    """Backbone and projector of a run under the names of the worker's trunk; for DINO the teacher's. Plain tensors."""
-    state = checkpoint.load(study.checkpoint_path(profile, run, seed), "cpu")
-    given = state["teacher"] or state["network"]
-    names = {"backbone.": "res5.", "projector.": "embedding.1."}
-    return {name.replace(ours, theirs, 1): tensor for name, tensor in given.items() for ours, theirs in names.items()
-            if name.startswith(ours) and not name.endswith("num_batches_tracked")}
-
-
-def sizes(profile: Profile, dataset: str) -> tuple[int, int, int]:
-    """Training images, validation images and classes of the prepared set: the micro-world has fewer than the manifest."""
-    meta = json.loads((paths.data_dir(profile.name, dataset) / "meta.json").read_text(encoding="utf-8"))
-    return meta["shapes"]["train_labels"][0], meta["shapes"]["val_labels"][0], len(meta["classes"])
 
 
 def knn_hindrance(n_train: int, n_val: int, n_classes: int) -> str:
@@ -107,31 +88,34 @@ def knn_hindrance(n_train: int, n_val: int, n_classes: int) -> str:
 def environment(place: Path, data: Path, threads: int, device: str) -> dict[str, str]:
     """All that VISSL's process sees of the caller's environment, and what it needs beside it."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    if device.startswith("cuda:"):
-        kept["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")  # VISSL takes the first that it sees
+    if device.startswith("cuda:"):  # VISSL takes the first that it sees
+        seen, index = kept.get("CUDA_VISIBLE_DEVICES"), int(device.removeprefix("cuda:"))
+        kept["CUDA_VISIBLE_DEVICES"] = seen.split(",")[index] if seen else str(index)
     return {**kept, "HOME": str(place), "PYTHONPATH": str(paths.ROOT), "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(threads), "VISSL_DATASET_CATALOG_PATH": str(data / "catalog.json")}
 
 
 def start(place: Path, data: Path, threads: int, device: str, name: str, epochs: int) -> None:
-    """Run the worker on place/job.json, its output into place/output.txt and a progress bar; UserError where it fails."""
+    """Run the worker on place/job.json, its output into place/output.txt and a bar; UserError where it fails."""
     if not paths.VISSL_PYTHON.is_file():
         raise UserError(f"{paths.VISSL_PYTHON} does not exist: run `make setup-vissl`, or set VISSL_PYTHON to a Python "
                         "that has VISSL")
     command = [str(paths.VISSL_PYTHON), "-m", "replicate.probes.vissl.worker", str(place / "job.json")]
     process = subprocess.Popen(command, cwd=place, env=environment(place, data, threads, device), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+                               start_new_session=True,
                                preexec_fn=_die_with_parent if sys.platform == "linux" else None)  # fmt: skip
     try:
         _follow(process, place / "output.txt", progress.Progress(name, epochs, unit="epoch") if epochs else None)
+        status = process.wait()
     finally:  # interrupted: with all its own processes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    _check(place, process.wait())
+    _check(place, status)
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: else a killed build leaves VISSL running
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: else a killed build leaves VISSL running
 
 
 def _follow(process: subprocess.Popen, log: Path, bar: progress.Progress | None) -> None:
@@ -176,38 +160,35 @@ def last_error(log: str) -> str:
     return (errors or lines or ["no output"])[-1][:300]
 
 
-def _row(described) -> dict:
-    return {"dataset": described.name, "engine": "vissl", "metric": described.metric, "train_value": None, "status": "ok",
-            "note": ""}  # fmt: skip
-
-
-def _rows(described, tool: str, heads: list[str], place: Path, epochs: int) -> list[dict]:
-    row = _row(described)
-    if tool == "linear":
-        values = outcome.linear(place, epochs, heads)
-        return [{**row, "features": head.removesuffix("-mlp"), "probe": "mlp" if head.endswith("-mlp") else "linear",
-                 "value": value} for head, value in values.items()]
-    if tool == "svm":
-        values = outcome.svm(place, heads)
-        note = {"representation": f"VISSL's 8192-d layer: {values['res5']:.2f}"} if "res5" in values else {}
-        return [{**row, "features": head, "probe": "svm", "value": values[head], "note": note.get(head, "")}
-                for head in FEATURES]
-    found = []
-    for head, grid in outcome.knn(place, heads, settings.KNN_GRID).items():
-        best = max(grid, key=lambda setting: setting["value"])
-        note = f"maximum of {len(grid)} on the evaluation split: k={best['k']} T={best['temperature']}"
-        found.append({**row, "features": head, "probe": "knn", "value": best["value"], "note": note, "knn": grid})
-    return found
-
-
 def evaluate(profile: Profile, run: Run, seed: int, datasets: list[str], device: str = "cpu") -> None:
-    """The stage: rows of each data set into the run's folder; what is done and fresh is skipped."""
+    """The stage: rows of each data set into the run's folder; what is done and fresh is skipped.
+
+    A set that fails does not stop the others; in the end the first failure is raised, with the number of them.
+    """
+    failures = []
     for dataset in datasets:
+        try:
+            _cell(profile, run, seed, dataset, device)
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        more = f" (and {len(failures) - 1} more data sets failed)" if len(failures) > 1 else ""
+        raise UserError(f"{failures[0]}{more}")
+
+
+def _cell(profile: Profile, run: Run, seed: int, dataset: str, device: str) -> None:
+    path = study.cell_path(profile, run, seed, "vissl", dataset)
+    with locked(path, 0):
         if study.is_done(profile, run, seed, "vissl", dataset):
-            continue
+            return
         begun = time.monotonic()
         found = rows(profile, run, seed, dataset, device)
         content = {"rows": found, "seconds": round(time.monotonic() - begun, 2)}
-        path = study.cell_path(profile, run, seed, "vissl", dataset)
         stages.write_output(path, study.vissl_hash(profile, run, seed, dataset), content)
-        print(f"{run.run} seed {seed} {dataset}: VISSL took {content['seconds']:.0f} s", file=sys.stderr, flush=True)
+    print(f"{run.run} seed {seed} {dataset}: VISSL took {content['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+def locked(path: Path, probe_seed: int):
+    """Two builds at once take turns at a cell: the second one finds it done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return cache.locked(path.with_name(f".{path.stem}.{probe_seed}.lock"))

@@ -6,6 +6,35 @@ from pathlib import Path
 import numpy as np
 
 from replicate.errors import UserError
+from replicate.results import FEATURES
+
+
+def row(dataset: str, metric: str) -> dict:
+    """What all rows of VISSL's share."""
+    return {"dataset": dataset, "engine": "vissl", "metric": metric, "train_value": None, "status": "ok", "note": ""}
+
+
+def rows(folder: Path, dataset: str, tool: str, probe: dict, metric: str, heads: list[str], knn_grid: list) -> list:
+    """Rows of accuracy.csv (less run and seed) of one tool's folder; a k-NN row carries its grid under "knn".
+
+    Raises UserError for each way of failing that is told apart here.
+    """
+    common = row(dataset, metric)
+    if tool == "linear":
+        values = linear(folder, probe["epochs"], heads)
+        return [{**common, "features": head.removesuffix("-mlp"), "probe": "mlp" if head.endswith("-mlp") else "linear",
+                 "value": value} for head, value in values.items()]  # fmt: skip
+    if tool == "svm":
+        values = svm(folder, heads)
+        wide = f"VISSL's 8192-d layer: {values['res5']:.2f}" if "res5" in values else ""
+        return [{**common, "features": head, "probe": "svm", "value": values[head],
+                 "note": wide if head == "representation" else ""} for head in FEATURES]  # fmt: skip
+    found = []
+    for head, grid in knn(folder, heads, knn_grid).items():
+        best = max(grid, key=lambda setting: setting["value"])
+        note = f"maximum of {len(grid)} on the evaluation split: k={best['k']} T={best['temperature']}"
+        found.append({**common, "features": head, "probe": "knn", "value": best["value"], "note": note, "knn": grid})
+    return found
 
 
 def linear(folder: Path, epochs: int, heads: list[str]) -> dict[str, float]:

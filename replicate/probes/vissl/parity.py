@@ -1,6 +1,6 @@
 """The native probes held against VISSL's on the same checkpoints: results/<profile>/vissl_parity.csv."""
 
-import time
+import dataclasses
 
 import numpy as np
 
@@ -21,26 +21,47 @@ def compute(profile: Profile, run: Run, seed: int, datasets: list[str], vissl_se
 
 
 def native(profile: Profile, run: Run, seed: int, datasets: list[str], device: str) -> None:
-    """The native probes for NATIVE_SEEDS probe seeds, on features that are embedded once."""
+    """The native probes for NATIVE_SEEDS probe seeds; each but the study's own draws its crops anew, as VISSL does."""
     waiting = [name for name in datasets if _read(profile, run, seed, "evaluate", name, "native") is None]
     if not waiting:
         return
     import torch
 
-    from replicate import evaluate
-    from replicate.data import cache
-    from replicate.embed import embed, load_network
+    from replicate.embed import load_network
 
     torch.set_num_threads(profile.threads)
     network = load_network(profile, run, seed, device)
     for dataset in waiting:
-        images = cache.load(profile, dataset)
-        clean, val = embed(network, images.train_eval), embed(network, images.val_eval)
-        views = None if images.multilabel else evaluate.views_of(network, images, clean)
-        found = [evaluate.probe_rows(profile, images, views, clean, val, seed + 1000 * probe_seed)
-                 for probe_seed in range(1 if images.multilabel else NATIVE_SEEDS)]  # fmt: skip
-        hash_ = study.probe_hash(profile, run, seed, dataset)
-        stages.write_output(_path(profile, run, seed, dataset, "native"), hash_, {"rows": [_light(rows) for rows in found]})
+        content = {"rows": _native_rows(profile, network, seed, dataset)}
+        path, hash_ = _cell(profile, run, seed, "evaluate", dataset, "native")
+        stages.write_output(path, hash_, content)
+
+
+def _native_rows(profile: Profile, network, seed: int, dataset: str) -> list[list[dict]]:
+    from replicate import evaluate
+    from replicate.data import cache
+    from replicate.embed import embed
+
+    images = cache.load(profile, dataset)
+    clean, val = embed(network, images.train_eval), embed(network, images.val_eval)
+    if images.multilabel:  # the SVM has no seed
+        return [_light(evaluate.probe_rows(profile, images, None, clean, val, seed))]
+    found = []
+    for probe_seed in range(NATIVE_SEEDS):
+        views = evaluate.views_of(network, _redrawn(profile, images, probe_seed), clean)
+        found.append(_light(evaluate.probe_rows(profile, images, views, clean, val, seed + 1000 * probe_seed)))
+    return found
+
+
+def _redrawn(profile: Profile, images, probe_seed: int):
+    """The set with other random crops, its own for probe seed 0 and where it has none."""
+    from replicate.data import transforms
+
+    if images.train_views is None or probe_seed == 0:
+        return images
+    views = np.empty(images.train_views.shape, np.uint8)
+    transforms.draw_views(images.train, f"{profile.data_seed}/{images.name}/parity {probe_seed}", views)
+    return dataclasses.replace(images, train_views=views)
 
 
 def vissl(profile: Profile, run: Run, seed: int, dataset: str, probe_seed: int, device: str) -> None:
@@ -50,27 +71,28 @@ def vissl(profile: Profile, run: Run, seed: int, dataset: str, probe_seed: int, 
     if probe_seed == 0:
         job.evaluate(profile, run, seed, [dataset], device)
         return
-    name = f"vissl-{probe_seed}"
-    if _read(profile, run, seed, "vissl", dataset, name) is None:
-        begun = time.monotonic()
-        rows = job.rows(profile, run, seed, dataset, device, probe_seed)
-        content = {"rows": [_light(rows)], "seconds": round(time.monotonic() - begun, 2)}
-        stages.write_output(_path(profile, run, seed, dataset, name), study.vissl_hash(profile, run, seed, dataset), content)
+    path, hash_ = _cell(profile, run, seed, "vissl", dataset, f"vissl-{probe_seed}")
+    with job.locked(path, probe_seed):
+        if stages.read_output(path, hash_) is None:
+            rows = job.rows(profile, run, seed, dataset, device, probe_seed)
+            stages.write_output(path, hash_, {"rows": [_light(rows)]})
 
 
 def write(profile: Profile, trainings: list[tuple[Run, int]]) -> list[dict]:
     """Put what of these (run, seed) is there and fresh into results/<profile>/vissl_parity.csv; returns all its rows.
 
-    Rows of trainings that nothing here is known of stay, as in the other CSVs.
+    Rows of cells that are not here stay, as in the other CSVs.
     """
-    rows = [row for run, seed in trainings for dataset in profile.datasets for row in _cells(profile, run, seed, dataset)]
-    here = {(row["run"], str(row["seed"])) for row in rows}
-    cached = [row for row in results.read_rows(profile.name, "vissl_parity") if (row["run"], row["seed"]) not in here]
+    rows = [row for run, seed in trainings for dataset in profile.datasets
+            for row in _rows(profile, run, seed, dataset)]  # fmt: skip
+    here = {(row["run"], str(row["seed"]), row["dataset"]) for row in rows}
+    cached = [row for row in results.read_rows(profile.name, "vissl_parity")
+              if (row["run"], row["seed"], row["dataset"]) not in here]  # fmt: skip
     results.write(profile.name, "vissl_parity", rows + cached)
     return rows + cached
 
 
-def _cells(profile: Profile, run: Run, seed: int, dataset: str) -> list[dict]:
+def _rows(profile: Profile, run: Run, seed: int, dataset: str) -> list[dict]:
     ours = _read(profile, run, seed, "evaluate", dataset, "native")
     first = stages.read_output(study.cell_path(profile, run, seed, "vissl", dataset),
                                study.vissl_hash(profile, run, seed, dataset))
@@ -79,10 +101,18 @@ def _cells(profile: Profile, run: Run, seed: int, dataset: str) -> list[dict]:
     theirs = [first["rows"]]
     while more := _read(profile, run, seed, "vissl", dataset, f"vissl-{len(theirs)}"):
         theirs.append(more["rows"][0])
-    cells = [(row["features"], row["probe"]) for row in ours["rows"][0]]
-    return [{"run": run.run, "seed": seed, "dataset": dataset, "features": features, "probe": probe,
-             **compared(_values(ours["rows"], features, probe), _values(theirs, features, probe))}
-            for features, probe in cells]  # fmt: skip
+    found = []
+    for features, probe in [(row["features"], row["probe"]) for row in ours["rows"][0]]:
+        values = [_values(rows, features, probe) for rows in (ours["rows"], theirs)]
+        if all(values):  # an engine that could not compute the cell has none
+            found.append({"run": run.run, "seed": seed, "dataset": dataset, "features": features, "probe": probe,
+                          **compared(*values)})  # fmt: skip
+    return found
+
+
+def bound(spread):
+    """The difference in points up to which two means agree."""
+    return np.maximum(POINTS, 2 * spread)
 
 
 def compared(native_values: list[float], vissl_values: list[float]) -> dict:
@@ -95,7 +125,7 @@ def compared(native_values: list[float], vissl_values: list[float]) -> dict:
     squares = ((ours - ours.mean()) ** 2).sum() + ((theirs - theirs.mean()) ** 2).sum()
     spread = float(np.sqrt(squares / freedom)) if freedom else None
     difference = ours.mean() - theirs.mean()
-    agrees = bool(abs(difference) <= max(POINTS, 2 * (spread or 0)))
+    agrees = bool(abs(difference) <= bound(spread or 0))
     return {"native": ours.mean(), "vissl": theirs.mean(), "difference": difference, "spread": spread,
             "native_seeds": len(ours), "vissl_seeds": len(theirs), "agrees": "yes" if agrees else "no"}
 
@@ -109,10 +139,11 @@ def _light(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "knn"} for row in rows]
 
 
-def _path(profile: Profile, run: Run, seed: int, dataset: str, name: str):
-    return study.cell_path(profile, run, seed, "parity", f"{dataset}.{name}")
+def _cell(profile: Profile, run: Run, seed: int, stage: str, dataset: str, name: str) -> tuple:
+    """Path and hash of one engine's cell: `stage` is the one of the study whose inputs it shares."""
+    inputs = {"cell": study.CELL_HASH[stage](profile, run, seed, dataset), "name": name, "native_seeds": NATIVE_SEEDS}
+    return study.cell_path(profile, run, seed, "parity", f"{dataset}.{name}"), stages.fingerprint(inputs)
 
 
 def _read(profile: Profile, run: Run, seed: int, stage: str, dataset: str, name: str) -> dict | None:
-    return stages.read_output(_path(profile, run, seed, dataset, name), study.CELL_HASH[stage](profile, run, seed, dataset))
-
+    return stages.read_output(*_cell(profile, run, seed, stage, dataset, name))

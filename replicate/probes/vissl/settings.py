@@ -4,6 +4,8 @@ At the paper's sizes the overrides leave VISSL's protocol (optimizer, schedule, 
 it; tests/test_vissl_settings.py holds them against the library's files. Nothing of VISSL is needed here.
 """
 
+import re
+
 from replicate import stages
 from replicate.probes import knn, sgd
 
@@ -28,13 +30,27 @@ KNN_GRID = [[k, temperature] for k in knn.NEIGHBOURS for temperature in knn.TEMP
 MEAN, STD = "[0.485,0.456,0.406]", "[0.229,0.224,0.225]"
 
 
-def tools(probe: dict) -> list[str]:
-    """Which of VISSL's tools a manifest's probe takes: linear (with the MLP's head beside), svm, knn."""
-    return [probe["kind"], *(["knn"] if "knn" in probe.get("also", ()) else [])]
+def jobs(profile, name: str, probe: dict, widths: dict[str, int], n_classes: int) -> dict[str, tuple[dict, list[str]]]:
+    """Tool -> (heads, overrides that decide its numbers), for each tool of VISSL that a manifest's probe takes.
+
+    widths: feature -> width. Heads: name -> width, all side by side in one process.
+    """
+    tools = [probe["kind"], *(["knn"] if "knn" in probe.get("also", ()) else [])]
+    found = {}
+    for tool in tools:
+        heads = heads_of(tool, probe, widths, profile.px)
+        if tool == "linear":
+            lines = linear(name, probe, n_classes, heads, profile.px, profile.probe_lr_scale)
+        elif tool == "svm":
+            lines = svm(name, heads, profile.px, profile.svm_costs)
+        else:
+            lines = knn_test(heads, probe, profile.px)
+        found[tool] = heads, lines
+    return found
 
 
 def heads_of(tool: str, probe: dict, widths: dict[str, int], px: int) -> dict[str, int]:
-    """Name -> width of the heads that one process trains; widths: of the features. Ends in -mlp: the 3-layer probe's.
+    """Name -> width of the heads that one process trains; one that ends in -mlp is the 3-layer probe's.
 
     The SVM at the benchmarks' 224 px also takes VISSL's 8192-d features, the head res5.
     """
@@ -47,15 +63,6 @@ def heads_of(tool: str, probe: dict, widths: dict[str, int], px: int) -> dict[st
 def pool_of(head: str) -> str:
     """VISSL's pooling of a head's feature: none, but for its own choice for the VOC07 SVM, 7 x 7 to 2 x 2 x 2048."""
     return "[AvgPool2d,[[6,6],1,0]]" if head == "res5" else "[Identity,[]]"
-
-
-def of(tool: str, name: str, probe: dict, heads: dict[str, int], n_classes: int, profile) -> list[str]:
-    """The overrides that decide the numbers, of one tool on one data set."""
-    if tool == "linear":
-        return linear(name, probe, n_classes, heads, profile.px, profile.probe_lr_scale)
-    if tool == "svm":
-        return svm(name, heads, profile.px, profile.svm_costs)
-    return knn_test(heads, probe, profile.px)
 
 
 def seed_of(dataset: str, seed: int, probe_seed: int) -> int:
@@ -94,7 +101,7 @@ def svm(name: str, heads: dict[str, int], px: int, costs: list[float]) -> list[s
 
 
 def knn_test(heads: dict[str, int], probe: dict, px: int) -> list[str]:
-    """Overrides of the k-NN tool: features under the set's evaluation transform, L2-normalised, which is not its default."""
+    """Overrides of the k-NN tool: features under the set's evaluation transform, L2-normalised, not its default."""
     both = transforms(probe["transform"], px, train=False)
     evaluation = "MODEL.FEATURE_EVAL_SETTINGS"
     return [f"config={KNN}", *_data(both, both), *_trunk(heads), f"{evaluation}.EVAL_MODE_ON=True",
@@ -102,10 +109,10 @@ def knn_test(heads: dict[str, int], probe: dict, px: int) -> list[str]:
             f"{evaluation}.SHOULD_FLATTEN_FEATS=True", "NEAREST_NEIGHBOR.L2_NORM_FEATS=True"]
 
 
-def machine(device: str, folder: str, weights: str, dataset: str, seed: int, batch: int = sgd.BATCH) -> list[str]:
+def machine(device: str, folder: str, weights: str, dataset: str, seed: int) -> list[str]:
     """Where and how it runs: one process for a whole batch, so its batch norm sees what VISSL's eight synchronise."""
     data = [line for split in ("TRAIN", "TEST") for line in (
-        f"DATA.{split}.DATASET_NAMES=[{dataset}]", f"DATA.{split}.BATCHSIZE_PER_REPLICA={batch}")]  # fmt: skip
+        f"DATA.{split}.DATASET_NAMES=[{dataset}]", f"DATA.{split}.BATCHSIZE_PER_REPLICA={sgd.BATCH}")]  # fmt: skip
     return [
         *data,
         f"SEED_VALUE={seed}",
@@ -122,7 +129,7 @@ def machine(device: str, folder: str, weights: str, dataset: str, seed: int, bat
         f"CHECKPOINT.DIR={quoted(folder)}",
         f"MODEL.WEIGHTS_INIT.PARAMS_FILE={quoted(weights)}",
         "MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME=''",
-        # The wheel's; at the repository's HEAD this prefix is doubled and nothing loads: the worker looks at the weights.
+        # The wheel's; at the repository's HEAD it is doubled and nothing loads: the worker looks at the weights.
         "MODEL.WEIGHTS_INIT.APPEND_PREFIX='trunk.base_model._feature_blocks.'",
     ]  # fmt: skip
 
@@ -136,13 +143,13 @@ def transforms(kind: str, px: int, train: bool) -> list[str]:
     """VISSL's transforms of a manifest's kind, for px instead of 224."""
     if kind == "random_resized_crop" and not train:
         return [f"{{name:Resize,size:{_benchmark_side(px)}}}", f"{{name:CenterCrop,size:{px}}}", *_tensor()]
-    first = f"{{name:RandomResizedCrop,size:{px}}}" if kind == "random_resized_crop" else f"{{name:Resize,size:[{px},{px}]}}"
-    return [first, *(["{name:RandomHorizontalFlip}"] if train else []), *_tensor()]
+    crop, squash = f"{{name:RandomResizedCrop,size:{px}}}", f"{{name:Resize,size:[{px},{px}]}}"
+    return [crop if kind == "random_resized_crop" else squash, *(["{name:RandomHorizontalFlip}"] if train else []), *_tensor()]
 
 
 def quoted(text: str) -> str:
-    """A string as Hydra reads it back, whatever it holds."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
+    """A string as Hydra reads it back: escaped are quotes, backslashes before a quote, and interpolations."""
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
 
 
@@ -177,7 +184,8 @@ def _schedule(key: str, schedule: dict) -> list[str]:
         return [f"{key}.name=cosine", f"{key}.start_value={sgd.BASE_LR:g}",
                 f"{key}.end_value={sgd.BASE_LR * schedule['end_factor']:g}"]
     values = [sgd.BASE_LR * schedule["gamma"] ** i for i in range(len(schedule["milestones"]) + 1)]
-    return [f"{key}.name=multistep", f"{key}.values={_list(values)}", f"{key}.milestones={_list(schedule['milestones'])}"]
+    milestones = _list(schedule["milestones"])
+    return [f"{key}.name=multistep", f"{key}.values={_list(values)}", f"{key}.milestones={milestones}"]
 
 
 def _list(values) -> str:

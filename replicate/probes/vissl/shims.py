@@ -32,10 +32,11 @@ def kinetics() -> None:
 
 
 def pkg_resources() -> None:
-    """setuptools dropped pkg_resources; vissl/utils/misc.py:16,233 and collect_env.py:12,125 use two functions of it."""
+    """setuptools dropped pkg_resources; vissl/utils/misc.py:16,233 and collect_env.py:12,125 use two functions."""
     if find_spec("pkg_resources") is None:
         stub = types.ModuleType("pkg_resources")
-        stub.resource_filename = lambda package, name: str(Path(find_spec(package).submodule_search_locations[0]) / name)
+        stub.resource_filename = lambda package, name: str(
+            Path(find_spec(package).submodule_search_locations[0]) / name)
         stub.get_distribution = lambda name: types.SimpleNamespace(version=metadata.version(name))
         sys.modules["pkg_resources"] = stub
 

@@ -1,10 +1,12 @@
-"""Runs one of VISSL's tools on a job; the only module here that runs in VISSL's environment: `python worker.py JOB.json`.
+"""Runs one of VISSL's tools on a job: `python -m replicate.probes.vissl.worker JOB.json`, in VISSL's environment.
 
 Started by replicate.probes.vissl.job; writes outcome.json beside the job when, and only when, the tool came to its end
 with the weights that it was given.
 """
 
 import json
+import os
+import signal
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -68,6 +70,7 @@ def check_weights(path: str) -> int:
 
 
 def linear(job: dict) -> dict:
+    """Train and test all heads; the results are in metrics.json."""
     from tools.run_distributed_engines import hydra_main
 
     hydra_main(job["overrides"])
@@ -75,6 +78,7 @@ def linear(job: dict) -> dict:
 
 
 def svm(job: dict) -> dict:
+    """Extract features, train and test the SVMs; the results are in <head>/test_ap.npy."""
     from tools.train_svm import hydra_main
 
     hydra_main(job["overrides"])
@@ -99,7 +103,15 @@ def knn(job: dict) -> dict:
     return {"knn": grid}
 
 
+def end_with_children(*_) -> None:
+    """On SIGTERM, which comes when the build that started this dies: VISSL's own processes would go on without it."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
 def main(path: Path) -> None:
+    """Run the job in the file `path` and write outcome.json beside it."""
+    if os.getpgrp() == os.getpid():  # a group of its own, not that of a terminal
+        signal.signal(signal.SIGTERM, end_with_children)
     job = json.loads(path.read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     np.random.seed(job["seed"])
