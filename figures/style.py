@@ -54,7 +54,7 @@ class Study:
         self.profile = profile.load(profile_name)
         self.name = self.profile.name
         self.source = self.profile.sources["imagenet"]
-        self.runs, self.accuracy, self.rank = (results.read(self.name, name) for name in ("runs", "accuracy", "rank"))
+        self.runs, self.accuracy, self.rank = results.frames(self.profile)
 
     def selection(self) -> pd.DataFrame:
         return results.read(self.name, "selection")

@@ -163,8 +163,7 @@ def _run_gap(profile: Profile, run: Run, seed: str) -> dict:
 def _select(profile: Profile) -> None:
     from replicate import select
 
-    frames = [results.read(profile.name, name) for name in ("runs", "accuracy", "rank")]
-    rows = select.rows(*frames, width=profile.width).astype(object)
+    rows = select.rows(*results.frames(profile), width=profile.width).astype(object)
     results.write(profile.name, "selection", rows.where(rows.notna(), None).to_dict("records"))
 
 

@@ -22,6 +22,8 @@ SCHEMAS = {
     "selection": ("source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
                   "value"),
     "vissl_parity": (*CELL, "probe", "native", "vissl", "difference", "spread", "native_seeds", "vissl_seeds", "agrees"),
+    "claims": ("id", "method", "part", "statistic", "low", "high", "n", "verdict", "note"),  # an empty part: the whole claim
+    "cheap": ("part", "device", "threads", "n_samples", "width", "turn", "seconds", "note"),  # what RankMe costs
     "cells": ("run", "seed", "stage", "dataset", "hash"),  # what each cached cell was made from
 }  # fmt: skip
 KEYS = {
@@ -34,7 +36,8 @@ KEYS = {
     "vissl_parity": (*CELL, "probe"),
     "cells": ("run", "seed", "stage", "dataset"),
 }
-DIGITS = {"value": 8, "train_value": 8, "singular_value": 7, "final_loss": 7, "native": 5, "vissl": 5, "difference": 3, "spread": 3}  # significant
+DIGITS = {"value": 8, "train_value": 8, "singular_value": 7, "final_loss": 7, "native": 5, "vissl": 5, "difference": 3, "spread": 3,
+          "statistic": 5, "low": 5, "high": 5, "seconds": 4}  # significant
 
 
 def path(profile: str, name: str) -> Path:
@@ -52,9 +55,19 @@ def read(profile: str, name: str):
         column: [""] for column in SCHEMAS[name] if column not in TEXT})
 
 
+def frames(profile):
+    """runs, accuracy and rank of a profile, as frames; of accuracy the rows of the engine that the study is made of.
+
+    That is the profile's own, or the other one where only that has values: two engines never share a table.
+    """
+    runs, accuracy, rank = (read(profile.name, name) for name in ("runs", "accuracy", "rank"))
+    own, valued = accuracy["engine"] == profile.engine, accuracy["status"] == "ok"
+    return runs, accuracy[~own if valued.any() and not (own & valued).any() else own], rank
+
+
 TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "features", "probe", "engine", "metric", "estimator",
         "detail", "optimizer", "weight_decay", "device", "precision", "torch_version", "code_version", "config_hash", "stage",
-        "hash", "agrees", "sweep", "selected_by", "selected_run", "evaluated_on"}
+        "hash", "agrees", "sweep", "selected_by", "selected_run", "evaluated_on", "id", "part", "verdict"}
 
 
 def read_rows(profile: str, name: str) -> list[dict[str, str]]:

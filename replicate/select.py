@@ -36,17 +36,17 @@ def run_order(names: pd.Series) -> pd.Series:
 
 
 def study(runs: pd.DataFrame, accuracy: pd.DataFrame, rank: pd.DataFrame, source: str, features: str, *,
-          width: int | None = None, engine: str | None = None) -> pd.DataFrame:
+          width: int | None = None) -> pd.DataFrame:
     """One row for each training from `source` that ended well, in run order.
 
     Columns: those of runs.csv; one for each estimator of rank.csv on the source (alpha-ReQ on `features`, the others on
     embeddings) and `rankme_prototype`; one for each data set with its headline accuracy on `features` (percent); `id`,
     the source's own accuracy; `ood`, the plain mean over all other data sets of the study, NaN where one is missing.
-    `width` of the representation clips the ranks of CLIPPED_SOURCES; `engine` defaults to the one with most rows.
+    `width` of the representation clips the ranks of CLIPPED_SOURCES. The accuracies are of one engine.
     """
     good = runs[(runs["source"] == source) & (runs["status"] == "ok")]
     good = good.sort_values("run", key=run_order, kind="stable").sort_values("seed", kind="stable").set_index(KEY)
-    accuracies = _accuracies(accuracy, features, engine)
+    accuracies = _accuracies(accuracy, features)
     accuracies = accuracies.reindex(good.index)
     accuracies = accuracies.dropna(axis="columns", how="all")
     own = accuracies[source] if source in accuracies else pd.Series(np.nan, good.index)
@@ -58,13 +58,11 @@ def study(runs: pd.DataFrame, accuracy: pd.DataFrame, rank: pd.DataFrame, source
     return pd.concat([good, scores, accuracies, own.rename("id"), ood.rename("ood")], axis="columns").reset_index()
 
 
-def _accuracies(accuracy: pd.DataFrame, features: str, engine: str | None) -> pd.DataFrame:
+def _accuracies(accuracy: pd.DataFrame, features: str) -> pd.DataFrame:
     """(run, seed) x data set, percent, of the headline probe."""
     cells = accuracy[(accuracy["features"] == features) & accuracy["probe"].isin(HEADLINE_PROBES)
                      & (accuracy["status"] == "ok")]
-    if engine is None and len(cells):
-        engine = cells["engine"].value_counts().index[0]
-    return cells[cells["engine"] == engine].pivot(index=KEY, columns="dataset", values="value")
+    return cells.pivot(index=KEY, columns="dataset", values="value")
 
 
 def _scores(rank: pd.DataFrame, source: str, features: str) -> pd.DataFrame:

@@ -10,7 +10,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from replicate import paths
 
-FIGURES = ("figure_1", "figure_2", "figure_4")
+FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5", "figure_S1", "figure_S2", "figure_S3",
+           "figure_S10", "figure_S11", "figure_S4", "figure_S5", "figure_S6", "figure_S7", "figure_S8",
+           "figure_S9", "figure_S12", "figure_S13")
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def words(figure) -> str:
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("profile", ["mini", "small"])
 def test_nothing_overlaps_or_leaves_the_page(folder, name, profile):
-    tiny_study.write(profile, getattr(tiny_study, profile)())
+    tiny_study.write(profile, tiny_study.completed(getattr(tiny_study, profile)()))
     figure = draw(name, profile)
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
@@ -99,11 +101,174 @@ def test_a_study_without_numbers_gives_a_panel_that_says_so(folder, name):
     built = tiny_study.small()
     built["runs"]["status"] = "not_run"
     tiny_study.write("small", {name: frame if name == "runs" else frame.iloc[:0] for name, frame in built.items()})
-    assert "no run has" in (said := words(draw(name, "small"))) or "no sweep has" in said
+    said = words(draw(name, "small"))
+    assert any(reason in said for reason in ("no run has", "no sweep has", "no data set remains"))
 
 
 def test_without_any_csv_the_figures_are_still_drawn(folder):
     assert "no run has" in words(draw("figure_1", "mini"))
+
+
+def test_figure_3_ranks_both_nonlinear_probes(folder):
+    tiny_study.write("mini", tiny_study.completed(tiny_study.mini()))
+    mlp, knn = draw("figure_3", "mini").axes[:2]
+    assert all(y == pytest.approx(x / 2) for x, y in points(mlp)) and len(points(mlp)) == 98  # 94 of the grid, 4 extra
+    assert "ρ SimCLR 1.00 VICReg 1.00 exp 1.00" in words(mlp) and "3-layer MLP" in words(mlp)
+    assert "ρ SimCLR −1.00 VICReg −1.00 exp −1.00" in words(knn) and "SUN397 (stand-in): k-NN" in words(knn)
+
+
+def test_figure_5_draws_linear_links(folder):
+    built = tiny_study.completed(tiny_study.mini())
+    rank = built["rank"]
+    cars = (rank["dataset"] == "cars") & (rank["estimator"] == "rankme")
+    rank.loc[cars, "value"] = 200 - rank.loc[cars, "value"]
+    tiny_study.write("mini", built)
+    axes = {panel.get_title(loc="left"): panel for panel in draw("figure_5", "mini").axes[:10]}
+    assert list(axes)[:2] == ["iNat-18 (stand-in)", "Places205 (stand-in)"] and len(axes) == 10
+    assert "r 1.00, by method 1.00 to 1.00" in words(axes["VOC07 (stand-in)"])
+    assert "r −1.00, by method −1.00 to −1.00" in words(axes["StanfordCars (stand-in)"])
+    assert all(y == pytest.approx(0.8 * x) for x, y in points(axes["EuroSAT (stand-in)"]))
+    probed = draw("figure_5", "mini").axes[10]
+    assert all(test == pytest.approx(training - 5) for training, test in points(probed))
+    assert "VICReg 1.00" in words(probed)
+
+
+def test_figure_S1_cuts_the_rank_at_the_representations_width(folder):
+    built = tiny_study.mini()
+    built["rank"].loc[built["rank"]["run"] == "iNat18-VICReg-7", "value"] = 400
+    tiny_study.write("mini", built)
+    figure = draw("figure_S1", "mini")
+    assert len(points(figure.axes[0])) == 15 and max(points(figure.axes[0]))[0] == 128
+    assert "iNat-18 (stand-in), the source" in words(figure) and "15 of 15 runs" in words(figure)
+
+
+def test_figure_S2_draws_spectra_relative_to_their_largest(folder):
+    tiny_study.write("mini", tiny_study.completed(tiny_study.mini()))
+    axes = draw("figure_S2", "mini").axes
+    assert [len(panel.lines) for panel in axes] == [5, 5, 6, 6]  # the student sweep with the extra run, dashed
+    assert [line.get_linestyle() for line in axes[3].lines] == ["-"] * 5 + ["--"]
+    for line in axes[3].lines:
+        assert line.get_ydata() == pytest.approx(1 / line.get_xdata(), rel=1e-5)
+    assert [text.get_text() for text in axes[3].get_legend().get_texts()] == ["0.07", "0.1", "0.2", "0.3", "0.4", "0.6"]
+
+
+def test_figure_S3_marks_the_choice_of_the_prototypes(folder):
+    built = tiny_study.completed(tiny_study.mini())
+    rank = built["rank"]
+    rank.loc[(rank["run"] == "DINO-4") & (rank["features"] == "prototype"), "value"] = 500.0  # teacher temperature .05
+    rank.loc[(rank["run"] == "DINO-0") & (rank["features"] == "embedding"), "value"] = 90.0  # .01
+    tiny_study.write("mini", built)
+    marks = [drawn for drawn in draw("figure_S3", "mini").axes[1].collections if drawn.get_zorder() == 5]
+    at = [tuple(drawn.get_offsets()[0]) for drawn in marks]
+    assert at[0][0] == 0.01 and at[1] == (0.05, 500.0)
+
+
+def test_figure_S10_draws_the_classical_rank_against_rankme(folder):
+    tiny_study.write("mini", tiny_study.mini())
+    embeddings = draw("figure_S10", "mini").axes[0]
+    assert len(points(embeddings)) == 98 and all(y == pytest.approx(1.2 * x) for x, y in points(embeddings))
+    assert "SimCLR 1.00" in words(embeddings) and "DINO 1.00" in words(embeddings)
+
+
+def test_figure_S11_draws_shares_of_the_rank_at_all_samples(folder):
+    tiny_study.write("mini", tiny_study.completed(tiny_study.mini()))
+    for axes, shares in zip(draw("figure_S11", "mini").axes, ((90, 95, 100), (120, 110, 100)), strict=True):
+        medians = [line for line in axes.lines if line.get_marker() not in ("None", None, "")]
+        assert len(medians) == 5 and all(list(line.get_xdata()) == [1500, 3000, 6000] for line in medians)
+        assert all(line.get_ydata() == pytest.approx(shares) for line in medians)
+
+
+def test_figures_S4_and_S5_show_the_remaining_sets_and_all_of_them(folder):
+    tiny_study.write("mini", tiny_study.mini())
+    tiny_study.write("small", tiny_study.small())
+    remaining, every = words(draw("figure_S4", "mini")), words(draw("figure_S5", "mini"))
+    assert all(title in remaining for title in ("CIFAR-10 ", "CIFAR-100", "Food101", "VOC07", "CLEVR-count"))
+    assert "StanfordCars" not in remaining and "representations (%)" in remaining and "(1 missing)" in remaining
+    assert "StanfordCars" in every and "Food101" in every and "embeddings (%)" in every
+    assert "no data set remains: figure 2 shows all 4" in words(draw("figure_S4", "small"))
+
+
+def points(axes) -> list[tuple[float, float]]:
+    """What `style.scatter` drew of the grid's runs."""
+    return sorted(tuple(map(float, at)) for drawn in axes.collections for at in drawn.get_offsets()
+                  if hasattr(drawn, "get_sizes") and drawn.get_zorder() == 3)
+
+
+@pytest.mark.parametrize(("name", "features", "estimator"), [
+    ("figure_S6", "representation", "alpha_req"), ("figure_S7", "embedding", "alpha_req"),
+    ("figure_S12", "embedding", "classical")])
+def test_figures_S6_S7_and_S12_draw_their_estimator_against_the_accuracy_of_representations(
+        folder, name, features, estimator):
+    built = tiny_study.small()
+    ranks = built["rank"]
+    ranks.loc[ranks["features"] == "embedding", "value"] += 0.25
+    tiny_study.write("small", built)
+    of = {"source": "tiny_imagenet", "features": features, "estimator": estimator}
+    x = ranks[(ranks["features"] == of["features"]) & (ranks["estimator"] == of["estimator"])]
+    accuracy = built["accuracy"]
+    y = accuracy[(accuracy["dataset"] == of["source"]) & (accuracy["features"] == "representation")]
+    expected = x.set_index(["run", "seed"])["value"].groupby("run").mean().to_frame("x")
+    expected["y"] = y.groupby("run")["value"].mean()
+    drawn = draw(name, "small").axes[0]
+    if name == "figure_S12":  # methods stand apart
+        expected["x"] *= built["runs"].drop_duplicates("run").set_index("run")["method"].map(sys.modules[name].DODGE)
+    assert points(drawn) == [pytest.approx(at, rel=1e-6) for at in sorted(map(tuple, expected.to_numpy()))]
+
+
+def test_figures_S6_and_S7_correlate_the_distance_to_one(folder):
+    built = tiny_study.mini()
+    rank, accuracy = built["rank"], built["accuracy"]
+    alpha = (rank["estimator"] == "alpha_req") & (rank["features"] == "representation")
+    rank.loc[alpha, "value"] = [0.5 - place / 1000 for place in range(alpha.sum())]  # below 1, farther and farther
+    at = rank[alpha].set_index("run")["value"]
+    cells = (accuracy["dataset"] == "imagenet") & (accuracy["features"] == "representation")
+    accuracy.loc[cells, "value"] = 100 * accuracy.loc[cells, "run"].map(at)
+    tiny_study.write("mini", built)
+    said = words(draw("figure_S6", "mini"))
+    assert "ρ SimCLR 1.00 VICReg 1.00" in said and "with |α − 1| on the source: SimCLR −1.00, VICReg −1.00" in said
+
+
+def test_figure_S12_counts_the_runs_of_full_rank(folder):
+    built = tiny_study.mini()
+    rank = built["rank"]
+    classical = rank["estimator"] == "classical"
+    rank.loc[classical, "value"] = 100
+    rank.loc[classical & rank["run"].isin(["SimCLR-15", "VICReg-2", "VICReg-extra-0"]), "value"] = 128
+    tiny_study.write("mini", built)
+    assert "full rank: 2 of 94" in words(draw("figure_S12", "mini"))  # 95 of the source, one diverged, no extra run
+
+
+def test_figure_S13_is_figure_5_with_the_classical_rank(folder):
+    tiny_study.write("mini", tiny_study.completed(tiny_study.mini()))
+    target = draw("figure_S13", "mini").axes[0]
+    assert "classical rank, target" in words(target) and "r 1.00, by method 1.00 to 1.00" in words(target)
+    with_rankme = points(draw("figure_5", "mini").axes[0])
+    assert points(target) == [pytest.approx((1.2 * x, 1.2 * y)) for x, y in with_rankme]
+
+
+def test_figure_S8_draws_a_power_law_through_the_eigenvalues_of_one(folder):
+    tiny_study.write("mini", tiny_study.mini())
+    figure = draw("figure_S8", "mini")
+    spectra = [axes for axes in figure.axes if axes.get_yscale() == "log"]
+    assert len(spectra) == 5
+    for axes in spectra:
+        dots, law, _ = [(line.get_xdata(), line.get_ydata()) for line in axes.lines]
+        assert list(law[0]) == list(range(4, 33)) and law[1] == pytest.approx(dots[1][3:], rel=1e-5)
+    said = words(figure)
+    assert "ranks 4–32: α" in said and "R² 1.00" in said and "VICReg-ctr 1.00, .99 (n 3)" in said
+    assert "differs by at most 0.00 in α" in said
+
+
+def test_figures_S8_and_S9_take_the_middle_of_the_outer_thirds_at_one_width(folder):
+    import pandas as pd
+    import power_laws
+
+    group = pd.DataFrame({"run": list("abcdefghi"), "mean_rankme": [5, 3, 9, 1, 7, 8, 2, 6, 4], "width": 128})
+    highest, lowest = (power_laws.in_third(group, third) for third in ("highest", "lowest"))
+    assert list(highest["mean_rankme"]) == [7, 8, 9] and list(lowest["mean_rankme"]) == [1, 2, 3]
+    assert [run.mean_rankme for run in power_laws.middle(highest, 128, 1)] == [8]
+    assert [run.mean_rankme for run in power_laws.middle(lowest.assign(width=[32, 128, 32]), 128, 2)] == [2]
+    assert power_laws.middle(lowest, 32, 1) == []
 
 
 def run(script: str, home, *arguments: str) -> subprocess.CompletedProcess:

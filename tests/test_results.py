@@ -31,3 +31,19 @@ def test_a_key_may_stand_once(home):
 
 def test_an_absent_csv_is_an_empty_frame(home):
     assert list(results.read("mini", "rank").columns) == list(results.SCHEMAS["rank"]) and not len(results.read("mini", "rank"))
+
+
+def test_a_study_is_made_of_one_engines_rows(home):
+    import dataclasses
+
+    from replicate import profile
+
+    native = {**ROW, "metric": "top-1", "value": 50.0, "status": "ok"}
+    vissl = {**native, "engine": "vissl", "value": 51.0}
+    mini = profile.load("mini")
+    for rows, engine, expected in (([native, vissl], "native", [50]), ([native, vissl], "vissl", [51]),
+                                   ([vissl, {**native, "status": "not_run", "value": None}], "native", [51]),
+                                   ([native], "vissl", [50]), ([], "native", [])):  # fmt: skip
+        results.write("mini", "accuracy", rows)
+        _, accuracy, _ = results.frames(dataclasses.replace(mini, engine=engine))
+        assert accuracy["value"].tolist() == expected

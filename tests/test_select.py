@@ -84,7 +84,7 @@ def test_two_seeds_are_retrainings_too():
     built = tiny_study.frames(["imagenet", "cars"], grid.select(["SimCLR-12"]), seeds=(0, 1))
     built["rank"].loc[(built["rank"]["seed"] == 1) & (built["rank"]["estimator"] == "rankme"), "value"] = 30.0
     built["rank"].loc[(built["rank"]["seed"] == 0) & (built["rank"]["estimator"] == "rankme"), "value"] = 10.0
-    frame = select.study(*built.values(), "imagenet", "embedding")
+    frame = select.study(built["runs"], built["accuracy"], built["rank"], "imagenet", "embedding")
     assert select.retraining_noise(frame) == pytest.approx(0.5)
 
 
@@ -146,7 +146,7 @@ def test_seeds_choose_apart():
     flipped = (rank["estimator"] == "rankme") & ((rank["run"] == "SimCLR-13") == (rank["seed"] == 1))
     rank.loc[flipped, "value"] = 120.0  # seed 0 favours SimCLR-12, seed 1 favours SimCLR-13
     rank.loc[~flipped & (rank["estimator"] == "rankme"), "value"] = 20.0
-    rows = select.rows(*built.values())
+    rows = select.rows(built["runs"], built["accuracy"], built["rank"])
     rankme = rows[(rows["selected_by"] == "rankme")].groupby("seed")["selected_run"].unique()
     assert list(rankme[0]) == ["SimCLR-12"] and list(rankme[1]) == ["SimCLR-13"]
 

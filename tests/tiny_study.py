@@ -9,6 +9,8 @@ MINI = ["imagenet", "inat18", "places205", "eurosat", "sun397", "cars", "cifar10
         "clevr_count"]
 SMALL = ["tiny_imagenet", "cifar10", "eurosat", "fashion_mnist"]
 SMALL_RUNS = ["SimCLR-1[2-8]", "VICReg-?", "VICReg-1[01]", "*-extra-*"]
+DETAILS = {"alpha_req": "r2=1.0000 ranks=4-32 weights=1/rank", "alpha_req_full": "r2=0.9900 ranks=1-32 weights=1",
+           "classical": "eps=1e-07 n=6000 k=128"}
 BASE_RANK = {"SimCLR": 90, "VICReg": 100, "VICReg-exp": 110, "VICReg-ctr": 115, "DINO": 22}
 
 
@@ -24,7 +26,7 @@ def rank_of(run: grid.Run) -> float:
 def frames(datasets: list[str], selected: list[grid.Run], seeds=(0,), noise=0.02) -> dict[str, pd.DataFrame]:
     """runs, accuracy and rank as frames; the first data set plays ImageNet; runs not selected are not_run."""
     generator = np.random.default_rng(0)
-    runs, accuracy, rank = [], [], []
+    runs, accuracy, rank, spectra = [], [], [], []
     for run in grid.load():
         if run.extra and run not in selected:
             continue
@@ -43,15 +45,44 @@ def frames(datasets: list[str], selected: list[grid.Run], seeds=(0,), noise=0.02
                 estimates = {"rankme": value, "classical": 1.2 * value, "alpha_req": 2.4 - value / 100,
                              "alpha_req_full": 2.8 - value / 100}
                 rank += [{**key, "dataset": source, "features": features, "estimator": estimator, "n_samples": 6000,
-                          "value": estimate, "stderr": 0.0, "detail": "", "status": "ok", "note": ""}
+                          "value": estimate, "stderr": 0.0, "detail": DETAILS.get(estimator, ""), "status": "ok",
+                          "note": ""}
                          for estimator, estimate in estimates.items()]
+                spectra += [{**key, "dataset": source, "features": features, "index": index,  # alpha_req's power law
+                             "singular_value": 100 * index ** (-estimates["alpha_req"] / 2)} for index in range(1, 33)]
                 for place, dataset in enumerate(datasets):
                     percent = 30 + 8 * np.log(value) * (0.5 + 0.1 * (place % 6)) - drop + generator.normal()
                     accuracy.append({**key, "dataset": dataset, "features": features,
                                      "probe": "svm" if dataset == "voc07" else "linear", "engine": "native",
                                      "metric": "mAP" if dataset == "voc07" else "top-1", "train_value": percent + 5,
                                      "value": percent, "status": "ok", "note": ""})
-    return {"runs": pd.DataFrame(runs), "accuracy": pd.DataFrame(accuracy), "rank": pd.DataFrame(rank)}
+    return {"runs": pd.DataFrame(runs), "accuracy": pd.DataFrame(accuracy), "rank": pd.DataFrame(rank),
+            "spectra": pd.DataFrame(spectra)}
+
+
+def completed(studied: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same study with what only some figures read, in closed forms of RankMe r on the source's embeddings.
+
+    Ranks on each target .8 r; on SUN397 the MLP r / 2 % and k-NN 100 - r / 2 %; DINO's prototypes with RankMe 2 r and
+    the spectrum 1 / index; of 1,500 and 3,000 of 6,000 samples .9 r and .95 r, the classical rank 1.2 and 1.1 times.
+    """
+    rank, accuracy, spectra = (studied[name] for name in ("rank", "accuracy", "spectra"))
+    source = rank[(rank["features"] == "embedding") & rank["estimator"].isin(["rankme", "classical"])]
+    entropic = source[source["estimator"] == "rankme"]
+    smaller = source.assign(value=0.8 * source["value"])
+    targets = [smaller[smaller["dataset"] != name].assign(dataset=name) for name in accuracy["dataset"].unique()]
+    prototypes = entropic[entropic["run"].str.startswith("DINO")]
+    prototypes = prototypes.assign(features="prototype", value=2 * prototypes["value"])
+    of_prototypes = pd.concat([prototypes[["run", "seed", "dataset", "features"]].assign(
+        index=index, singular_value=30 / index) for index in range(1, 17)])
+    share = {"rankme": (0.9, 0.95, 1.0), "classical": (1.2, 1.1, 1.0)}
+    convergence = [part.assign(n_samples=n, value=part["value"] * share[estimator][place])
+                   for estimator, part in source.groupby("estimator") for place, n in enumerate((1500, 3000, 6000))]
+    sun397 = accuracy[(accuracy["dataset"] == "sun397") & (accuracy["features"] == "representation")]
+    half = sun397[["run", "seed"]].merge(entropic, how="left")["value"].to_numpy() / 2
+    nonlinear = [sun397.assign(probe=probe, value=value) for probe, value in (("mlp", half), ("knn", 100 - half))]
+    return {**studied, "rank": pd.concat([rank, *targets, prototypes]), "accuracy": pd.concat([accuracy, *nonlinear]),
+            "spectra": pd.concat([spectra, of_prototypes]), "convergence": pd.concat(convergence)}
 
 
 def write(profile: str, studied: dict[str, pd.DataFrame]) -> None:
@@ -66,7 +97,7 @@ def mini() -> dict[str, pd.DataFrame]:
     made = frames(MINI, list(grid.load()))
     diverged = made["runs"]["run"] == "SimCLR-30"
     made["runs"].loc[diverged, ["status", "note"]] = ["diverged", "the loss was not finite at step 7"]
-    for name in ("accuracy", "rank"):
+    for name in ("accuracy", "rank", "spectra"):
         made[name] = made[name][made[name]["run"] != "SimCLR-30"]
     cell = (made["accuracy"]["run"] == "VICReg-ctr-10") & (made["accuracy"]["dataset"] == "cifar10")
     made["accuracy"] = made["accuracy"][~cell]
