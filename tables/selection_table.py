@@ -1,31 +1,52 @@
-"""What table 1 and the table of figure 1 share: who chooses which accuracy from each sweep, ours beside the paper's."""
+"""What the selection tables share: who chooses which accuracy from each sweep, ours beside the paper's."""
 
 import layout
 import pandas as pd
 
-from replicate import paths, results, select
+from replicate import grid, paths, results, select
 from replicate.profile import Profile
 
 OURS = {"oracle": "oracle", "alpha_req": "alpha-ReQ", "rankme": "RankMe", "rankme_plateau": "RankMe plateau",
         "classical": "classical rank"}
 PUBLISHED = paths.ROOT / "results" / "published" / "selection.csv"  # belongs to the package: it does not move with HOME
 PAPER = {"oracle": "oracle", "alpha_req": "alpha-ReQ", "rankme": "RankMe"}
+PRETRAINED = {"imagenet": "ImageNet", "inat18": "iNat-18"}  # source in grid.csv -> its name in the paper
 
 
-def build(profile: Profile, name: str, title: str, features: str) -> None:
-    """Write the table: a row a data set and sweep, a column a selector, apart for our numbers and the paper's."""
-    source = profile.sources["imagenet"]
+def build(profile: Profile, name: str, title: str, features: str, *, pretrained: str = "imagenet",
+          targets: list[str] | None = None, sweeps: list[tuple[str, str]] | None = None, ours: dict[str, str] = OURS,
+          paper: dict[str, str] = PAPER, more_notes: list[str] = ()) -> None:
+    """Write the table: a row a data set and sweep, a column a selector, apart for our numbers and the paper's.
+
+    pretrained: the runs' source in grid.csv; targets: data sets beside the source, and `ood`; sweeps: all unless named;
+    ours, paper: selector -> label, the oracle first.
+    """
+    source = profile.sources.get(pretrained)
     selection = results.read(profile.name, "selection")
-    ours = select.cells(selection, source, features)
-    paper = select.cells(pd.read_csv(PUBLISHED), "imagenet", features)
+    cells = select.cells(selection, source, features)
+    printed = select.cells(pd.read_csv(PUBLISHED), pretrained, features)
     rows = []
-    for target in ("source", "ood"):
-        block = sweep_rows(target, ours, source if target == "source" else target, paper, all_sweeps(ours))
-        rows += [*block, *gap_rows(target, block)]
-    header = ["evaluated on", "method", "sweep", *(f"{label} (ours)" for label in OURS.values()),
-              *(f"{label} (paper)" for label in PAPER.values())]
+    for target in ("source", *(targets or ["ood"])):
+        at = (source, pretrained) if target == "source" else (target, target)
+        block = [[target, method, sweep, *(cells.get((at[0], selector, method, sweep)) for selector in ours),
+                  *(printed.get((at[1], selector, method, sweep)) for selector in paper)]
+                 for method, sweep in sweeps or all_sweeps(cells)]
+        rows += [*block, *gap_rows(target, block, (len(ours), len(paper)), every=sweeps is None)]
+    header = ["evaluated on", "method", "sweep", *(f"{label} (ours)" for label in ours.values()),
+              *(f"{label} (paper)" for label in paper.values())]
     text = [[cell if isinstance(cell, str) else layout.fixed(cell) for cell in row] for row in rows]
-    layout.write(profile.name, name, title, header, text, notes(profile, source, features, selection))
+    said = [*notes(profile, pretrained, features, selection, ours), *few_sweeps(rows), *more_notes]
+    layout.write(profile.name, name, title, header, text, said, wide=len(header) > 10)
+
+
+def build_by_dataset(profile: Profile, name: str, title: str, features: str) -> None:
+    """Write a table of appendix J: the paper's nine sweeps on the source, each other data set and their mean."""
+    source = profile.sources["imagenet"]
+    targets = [dataset for dataset in profile.datasets if dataset != source]
+    lost = ("The paper's numbers of appendix J were not recovered: only those of the source and of the mean over the "
+            "others are printed in its other tables. The task oracle takes the highest accuracy on the row's own set.")
+    build(profile, name, title, features, targets=[*targets, "ood"], sweeps=list(select.PAPER_SWEEPS),
+          ours={"oracle": "oracle", "task_oracle": "task oracle", **OURS}, more_notes=[lost])
 
 
 def all_sweeps(ours: dict) -> list[tuple[str, str]]:
@@ -35,21 +56,17 @@ def all_sweeps(ours: dict) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*select.PAPER_SWEEPS, *more]))
 
 
-def sweep_rows(label: str, ours: dict, target: str, paper: dict, sweeps: list[tuple[str, str]]) -> list[list]:
-    theirs = "imagenet" if label == "source" else label
-    return [[label, method, sweep, *(ours.get((target, selector, method, sweep)) for selector in OURS),
-             *(paper.get((theirs, selector, method, sweep)) for selector in PAPER)] for method, sweep in sweeps]
+def gap_rows(label: str, block: list[list], columns: tuple[int, int], every: bool = True) -> list[list]:
+    """Mean and largest loss against the oracle in points, over the paper's sweeps and, with `every`, over all.
 
-
-def gap_rows(label: str, block: list[list]) -> list[list]:
-    """Mean and largest loss against the oracle in points, over the paper's sweeps and over all that have values."""
-    nine = [row for row in block if (row[1], row[2]) in select.PAPER_SWEEPS]
-    starts = (3, 3 + len(OURS), 3 + len(OURS) + len(PAPER))
-    found = []
-    for what, summary in (("mean gap to the oracle", _mean), ("largest gap", max)):
-        for whose, rows in (("the paper's sweeps", nine), ("all sweeps", block)):
-            found.append([label, what, whose, *_gaps(rows, *starts[:2], summary), *_gaps(rows, *starts[1:], summary)])
-    return found
+    columns: how many of a row's values are ours and how many are the paper's, each group led by its oracle's.
+    """
+    groups = {"the paper's sweeps": [row for row in block if (row[1], row[2]) in select.PAPER_SWEEPS]}
+    groups |= {"all sweeps": block} if every else {}
+    middle = 3 + columns[0]
+    return [[label, what, whose, *_gaps(rows, 3, middle, summary), *_gaps(rows, middle, middle + columns[1], summary)]
+            for what, summary in (("mean gap to the oracle", mean), ("largest gap", max))
+            for whose, rows in groups.items()]
 
 
 def _gaps(rows: list[list], first: int, last: int, summary) -> list[float | None]:
@@ -61,22 +78,50 @@ def _gaps(rows: list[list], first: int, last: int, summary) -> list[float | None
     return columns
 
 
-def _mean(values: list[float]) -> float:
+def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def notes(profile: Profile, source: str, features: str, selection) -> list[str]:
+def notes(profile: Profile, pretrained: str, features: str, selection: pd.DataFrame, ours: dict[str, str]) -> list[str]:
     seeds = ", ".join(str(seed) for seed in sorted(set(selection["seed"])))
+    source = profile.sources.get(pretrained, f"none in the place of {pretrained}, whose runs are not run")
+    plateau = ", RankMe plateau the first value in ascending order within the retraining noise of the highest"
+    others = "RankMe and the classical rank are" if "classical" in ours else "RankMe is"
     return [
         f"Columns marked (ours): {layout.provenance(profile)}, mean over seeds ({seeds or 'none'}); source: {source}.",
-        "Columns marked (paper): printed in the paper (ImageNet, ResNet-50), transcribed, not measured here; "
-        "see results/published.",
+        f"Columns marked (paper): printed in the paper ({PRETRAINED[pretrained]}, ResNet-50), transcribed, not "
+        "measured here; see results/published.",
         f"Linear accuracy in percent on {features}s, last epoch, of the run that each selector chooses within one "
         "sweep; ood is the plain mean over the other data sets (mAP counts as a percentage).",
-        f"RankMe and the classical rank are read on embeddings, alpha-ReQ on {features}s; the oracle is the highest "
+        f"{others} read on embeddings, alpha-ReQ on {features}s; the oracle is the highest "
         f"accuracy on the source's validation split, on {features}s.",
-        "RankMe chooses the highest rank, RankMe plateau the first value in ascending order within the retraining "
-        "noise of the highest. Gaps are in points; a negative gap beats the oracle.",
+        f"RankMe chooses the highest rank{plateau if 'rankme_plateau' in ours else ''}. Gaps are in points; a negative "
+        "gap beats the oracle.",
         f"{layout.MISSING}: the sweep was not run in this profile or is not in the paper's table, or the chosen run "
         "lacks an accuracy.",
+        *incomplete(profile, pretrained),
+        *layout.absent(profile),
     ]
+
+
+def few_sweeps(rows: list[list]) -> list[str]:
+    """The note that says over how many of the paper's sweeps our gaps are taken, where some have no value."""
+    oracle = [row[3] for row in rows if row[0] == "source" and (row[1], row[2]) in select.PAPER_SWEEPS]
+    have = sum(value is not None for value in oracle)
+    note = f"Our gaps are over the {have} of the paper's {len(oracle)} sweeps that have values."
+    return [note] if have < len(oracle) else []
+
+
+def incomplete(profile: Profile, pretrained: str) -> list[str]:
+    """The note that names the sweeps of which some runs, but not all, ended well."""
+    runs = results.read(profile.name, "runs")
+    done = set(runs.loc[runs["status"] == "ok", "run"])
+    parts = []
+    for method in select.METHODS:
+        for sweep in select.SWEPT:
+            wanted = [run.run for run in grid.load(extra=False)
+                      if run.method == method and run.source == pretrained and sweep in run.sweeps]
+            have = sum(name in done for name in wanted)
+            if 1 < have < len(wanted):
+                parts.append(f"{method} {sweep} {have} of {len(wanted)}")
+    return [f"Chosen among fewer runs than the sweep has: {', '.join(parts)}."] if parts else []
