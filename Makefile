@@ -24,18 +24,18 @@ REPLICATE := $(PY) -m replicate
 # Where results, figures and tables of this profile are; REPLICATE_HOME moves them, as in replicate/paths.py.
 OUT := $(if $(REPLICATE_HOME),$(REPLICATE_HOME)/,)
 NAME := $(basename $(notdir $(PROFILE)))
-ENGINE ?= $(if $(filter paper,$(NAME)),vissl,native)
+ENGINE ?=
 RESULTS := $(OUT)results/$(NAME)
 FIGURES := $(OUT)figures/$(NAME)
 TABLES := $(OUT)tables/$(NAME)
 
-BUILT_FIGURES := 1 2 4 $(if $(wildcard $(RESULTS)/vissl_parity.csv),vissl-parity)
-BUILT_TABLES := figure-1 1 K1
-LATER := figure-3 figure-5 $(addprefix figure-S,1 2 3 4 5 6 7 8 9 10 11 12 13) \
-         table-2 table-3 table-C table-S1 table-S2 table-J1 table-J2 table-K2 table-K3 table-K4 report claims
+BUILT_FIGURES := 1 2 3 4 5 $(addprefix S,1 2 3 4 5 6 7 8 9 10 11 12 13) $(if $(wildcard $(RESULTS)/vissl_parity.csv),vissl-parity)
+BUILT_TABLES := figure-1 1 2 C J1 J2 K1 K2 K3 K4 S1 S2 estimators $(if $(wildcard $(RESULTS)/claims.csv),claims)
+LATER := table-3 report
 
 .PHONY: all
-all: setup figures tables ## Figures and tables of PROFILE from the cached CSVs; sets the environment up where it is missing
+all: setup ## Figures and tables of PROFILE from the cached CSVs; sets the environment up where it is missing
+	@$(MAKE) --no-print-directory -j$(JOBS) figures tables
 	@echo "$(NAME): figures in $(FIGURES)/, tables in $(TABLES)/, drawn from the cached results in $(RESULTS)/."
 	@echo "To recompute those: make fresh PROFILE=$(NAME) (see README.md for the time that takes)."
 
@@ -60,6 +60,7 @@ setup: ## Create .venv from requirements.lock; does nothing if it is current
 # own, from a lock that holds every package, so that nothing's own dependencies are looked at.
 setup-vissl: ## Create .venv-vissl, where VISSL itself runs, from requirements-vissl.lock
 	@if cmp -s requirements-vissl.lock $(VENV_VISSL)/requirements.lock; then exit 0; fi; \
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed" >&2; exit 2; }; \
 	echo "Installing VISSL and $$(grep -c == requirements-vissl.lock) pinned packages into $(VENV_VISSL) (about 5 GB, mostly CUDA)"; \
 	rm -f $(VENV_VISSL)/requirements.lock; \
 	test -x $(VENV_VISSL)/bin/python || python3 -m venv $(VENV_VISSL); \
@@ -67,7 +68,7 @@ setup-vissl: ## Create .venv-vissl, where VISSL itself runs, from requirements-v
 	if [ -n "$${CPU_ONLY:-}" ]; then lock=$(VENV_VISSL)/cpu-only.txt; grep -vE '^(nvidia-|cuda-|triton)' requirements-vissl.lock > $$lock; fi; \
 	if command -v uv >/dev/null; then uv pip install --quiet --no-deps --python $(VENV_VISSL)/bin/python -r $$lock; \
 	else $(VENV_VISSL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $$lock; fi; \
-	$(VENV_VISSL)/bin/python -c 'from replicate.probes.vissl import shims; shims.apply(); import vissl.trainer' >/dev/null; \
+	$(VENV_VISSL)/bin/python -W ignore -c 'from replicate.probes.vissl import shims; shims.apply(); import vissl.trainer' >/dev/null; \
 	cp requirements-vissl.lock $(VENV_VISSL)/requirements.lock
 
 lock: ## Pin both locks and environment.yml from pyproject.toml (needs uv)
@@ -83,23 +84,33 @@ lock: ## Pin both locks and environment.yml from pyproject.toml (needs uv)
 figures: $(addprefix figure-,$(BUILT_FIGURES)) ## All figures that exist
 tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
-CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv vissl_parity.csv))
-PLOT_CODE := $(addprefix replicate/,select.py results.py grid.py grid.csv extra.csv profile.py) $(wildcard replicate/profiles/*.yaml)
+CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv spectra.csv convergence.csv \
+          vissl_parity.csv claims.csv))
+PLOT_CODE := $(addprefix replicate/,select.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
+             $(wildcard replicate/profiles/*.yaml)
+FIGURE_CODE := $(addprefix figures/,style.py panels.py power_laws.py alpha_grid.py)
+TABLE_CODE := $(addprefix tables/,layout.py selection_table.py accuracy_table.py) results/published/selection.csv \
+              $(addprefix replicate/,claims.py data/augment.py data/manifest.py probes/sgd.py probes/svm.py probes/knn.py) \
+              $(wildcard data_manifests/*.yaml)
 
 define FIGURE
 figure-$(1): setup $(FIGURES)/figure-$(1).png
-$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(subst -,_,$(1)).py figures/style.py $(PLOT_CODE) | setup
+$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(subst -,_,$(1)).py $(FIGURE_CODE) $(PLOT_CODE) | setup
 	$(PY) figures/figure_$(subst -,_,$(1)).py --profile $(PROFILE)
 endef
 $(foreach figure,$(BUILT_FIGURES),$(eval $(call FIGURE,$(figure))))
 
 define TABLE
 table-$(1): setup $(TABLES)/table-$(1).md
-$(addprefix $(TABLES)/table-$(1).,md csv tex) &: $(CSVS) tables/table_$(subst -,_,$(1)).py tables/layout.py tables/selection_table.py \
-		results/published/selection.csv $(PLOT_CODE) | setup
+$(addprefix $(TABLES)/table-$(1).,md csv tex) &: $(CSVS) tables/table_$(subst -,_,$(1)).py $(TABLE_CODE) $(PLOT_CODE) | setup
 	$(PY) tables/table_$(subst -,_,$(1)).py --profile $(PROFILE)
 endef
 $(foreach table,$(BUILT_TABLES),$(eval $(call TABLE,$(table))))
+
+.PHONY: claims
+claims: setup ## The verdict on every claim of replicate/claims.yaml, into results/PROFILE/claims.csv and a table
+	@$(REPLICATE) claims --profile $(PROFILE)
+	@$(MAKE) --no-print-directory table-claims
 
 $(LATER):
 	@echo "$@ is not built yet"
@@ -121,9 +132,12 @@ fresh: setup ## Recompute the study of PROFILE (RUNS, DATASETS, SEEDS, JOBS); go
 data: setup ## Prepare the data sets
 	@$(REPLICATE) data --profile $(PROFILE) $(SELECTED)
 
+# Nothing to install where VISSL_PYTHON names a Python that has it.
+VISSL_IF_NEEDED := $(if $(VISSL_PYTHON),,$(if $(filter vissl,$(or $(ENGINE),$(if $(filter paper,$(NAME)),vissl))),setup-vissl))
 # `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names. What the probes
 # and ranks of the runs gave is merged into the CSVs at once, also where a run failed.
-pretrain evaluate rank: setup $(if $(filter vissl,$(ENGINE)),setup-vissl) ## One stage of the study; cells that the CSVs hold under the same hash count as done
+evaluate: $(VISSL_IF_NEEDED)
+pretrain evaluate rank: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
 	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)); status=0; \
 	$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data;) \
 	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names) || status=$$?; \
@@ -132,21 +146,22 @@ pretrain evaluate rank: setup $(if $(filter vissl,$(ENGINE)),setup-vissl) ## One
 
 _pretrain/%:
 	@$(LAUNCH) $(REPLICATE) pretrain $* $(COMMON)
-_evaluate/%: # outside the paper's scale, where it takes a day, a run that is not trained is trained first
-	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED) --engine $(ENGINE) $(if $(filter paper,$(NAME)),,--train)
+_evaluate/%:
+	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED) $(if $(ENGINE),--engine $(ENGINE)) --train
 _rank/%:
 	@$(LAUNCH) $(REPLICATE) rank-runs $* $(COMMON) $(SELECTED)
 
 # The native probes beside VISSL's on the same checkpoints; resumes, and adds to the table what is there.
 PARITY_SEEDS ?= 3
-PARITY_RUNS = $(or $(RUNS),DINO-3 VICReg-exp-6 VICReg-1 iNat18-VICReg-6 SimCLR-15 VICReg-ctr-2)
+PARITY_RUNS := DINO-3 VICReg-exp-6 VICReg-1 iNat18-VICReg-6 SimCLR-15 VICReg-ctr-2
 .PHONY: vissl-parity
-vissl-parity: setup setup-vissl ## Probe six runs by both engines, into vissl_parity.csv and a figure
-	@$(MAKE) --no-print-directory --keep-going -j$(JOBS) $(addprefix _parity/,$(PARITY_RUNS))
-	@$(REPLICATE) vissl-parity $(PARITY_RUNS) --table $(COMMON)
-	@$(MAKE) --no-print-directory figure-vissl-parity
+vissl-parity: setup $(if $(VISSL_PYTHON),,setup-vissl) ## Probe six runs (or RUNS) by both engines, into vissl_parity.csv and a figure
+	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(or $(RUNS),$(PARITY_RUNS))); status=0; \
+	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_parity/%s ' $$names) || status=$$?; \
+	$(REPLICATE) vissl-parity $$names --table $(COMMON); \
+	$(MAKE) --no-print-directory figure-vissl-parity; exit $$status
 _parity/%:
-	@$(LAUNCH) $(REPLICATE) vissl-parity $* $(COMMON) $(SELECTED) --probe-seeds $(PARITY_SEEDS)
+	@$(LAUNCH) $(REPLICATE) vissl-parity $* $(COMMON) $(SELECTED) --probe-seeds $(PARITY_SEEDS) --train
 
 compile: setup ## Merge runs/ into results/PROFILE/*.csv
 	@$(REPLICATE) compile --profile $(PROFILE) --seeds "$(SEEDS)"
@@ -176,5 +191,5 @@ graph: ## The stages and what they read, as text
 
 help: ## This list
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 34
-	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE=$(ENGINE) (or vissl) DATA_ROOT LAUNCH"
+	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE (native or vissl) DATA_ROOT LAUNCH"
 	@echo "Example: make fresh PROFILE=small DATA_ROOT=~/data RUNS='SimCLR-1[2-8]'"

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from replicate import paths, results
+from replicate import paths
 
 RUNS = "SimCLR-15 VICReg-9 VICReg-exp-3 VICReg-ctr-2 DINO-3"
 DATASETS = "imagenet,sun397,voc07"
@@ -35,9 +35,9 @@ def finish(process, status=0) -> str:
 
 def tables(home) -> dict[str, list[dict]]:
     found = {}
-    for name in results.SCHEMAS:
-        with open(home / "results" / "smoke" / f"{name}.csv", newline="", encoding="utf-8") as file:
-            found[name] = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    for path in sorted((home / "results" / "smoke").glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            found[path.stem] = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
     return found
 
 
@@ -125,5 +125,5 @@ def test_a_full_disk_is_one_clear_line_and_the_study_goes_on_afterwards(smoke_st
 
 
 def test_targets_of_later_parts_say_so_and_help_lists_the_rest(tmp_path):
-    assert "not built yet" in finish(make(tmp_path, "figure-5"))
+    assert "not built yet" in finish(make(tmp_path, "table-3"))
     assert "fresh" in finish(make(tmp_path, "help"))
