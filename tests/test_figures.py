@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import tiny_study
+from matplotlib import pyplot
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from replicate import paths
@@ -20,7 +21,8 @@ def folder(monkeypatch, tmp_path):
     """A home of its own for results and figures, with the scripts' folder importable."""
     monkeypatch.setattr(paths, "HOME", tmp_path)
     monkeypatch.syspath_prepend(paths.ROOT / "figures")
-    return tmp_path
+    yield tmp_path
+    pyplot.close("all")
 
 
 def draw(name: str, profile: str):
