@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 import pytest
-from replicate import choose, select
+from replicate import choose, profile, results, select
 from replicate.__main__ import main
 from replicate.errors import UserError
 
@@ -66,8 +66,7 @@ def test_noise_comes_from_repeats_in_the_table(table):
 
 
 def test_default_noise_is_the_mini_study_s():
-    runs, accuracy, rank = (pd.read_csv(select.__file__.replace("replicate/select.py", f"results/mini/{name}.csv"))
-                            for name in ("runs", "accuracy", "rank"))  # fmt: skip
+    runs, accuracy, rank = results.frames(profile.load("mini"))
     sources = sorted(set(runs["source"].dropna()))
     studies = pd.concat(select.study(runs, accuracy, rank, source, "embedding") for source in sources)
     assert round(select.retraining_noise(studies), 3) == choose.NOISE

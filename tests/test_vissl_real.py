@@ -128,7 +128,8 @@ def test_a_prefix_that_fits_nothing_is_an_error_of_vissls_own(trained, monkeypat
 
 def test_a_finished_folder_is_skipped_by_vissl_with_status_0_and_gives_no_row_here(trained, tmp_path):
     place, probe = tmp_path / "job", manifest.load("places205").probe
-    heads, lines = settings.jobs(trained, "places205", probe, study.widths(trained, RUN), 10)["linear"]
+    heads, lines = settings.jobs(trained, "places205", probe, study.widths(trained, RUN),
+                                  cache.n_classes(trained, "places205"))["linear"]  # fmt: skip
     place.mkdir()
     job.write_job(trained, RUN, 0, "places205", "linear", heads, lines, "cpu", 0, place)
     arguments = (place, catalog.make(trained, "places205"), 1, "cpu", "twice", 14)
