@@ -1,5 +1,6 @@
 """The native probes beside VISSL's own on the same checkpoints: accuracies, and their differences a data set."""
 
+import panels
 import style
 from style import Figure, Line2D, Study, plt
 
@@ -13,9 +14,7 @@ HOLLOW = "embedding"
 def draw(study: Study) -> Figure:
     cells = results.read(study.name, "vissl_parity")
     if not len(cells):
-        figure, ax = plt.subplots(figsize=(6, 3))
-        style.empty(ax, f"no table yet: make vissl-parity PROFILE={study.name}")
-        return figure
+        return panels.message(study, f"no table yet: make vissl-parity PROFILE={study.name}")
     cells["method"] = cells["run"].map({run.run: run.method for run in grid.load()})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 5.0), width_ratios=(1, 1.45))
     figure.subplots_adjust(left=0.06, right=0.985, top=0.9, bottom=0.29, wspace=0.17)

@@ -5,14 +5,14 @@ import sys
 from replicate import grid, ranks, results, stages, study
 from replicate.data import manifest
 from replicate.grid import Run
-from replicate.profile import Profile
+from replicate.profile import ENGINES, Profile
 from replicate.rank.estimators import ESTIMATORS, SPECTRAL
 
 TABLES = ("runs", "accuracy", "rank", "knn", "spectra", "convergence", "cells")
 STAGES = {  # stage -> CSVs that it fills
     "evaluate": ("accuracy", "knn"), "vissl": ("accuracy",), "rank": ("rank", "spectra", "convergence"),
 }  # fmt: skip
-ENGINES = {"evaluate": "native", "vissl": "vissl"}
+ENGINE_OF = {stage: engine for engine, stage in ENGINES.items()}
 NOT_RUN, NO_CHECKPOINT = "not_run", "no finite checkpoint"
 
 Groups = dict[tuple[str, ...], list[dict]]  # a table's rows by what is replaced together: a run's cell
@@ -77,12 +77,12 @@ def _merge_cell(profile: Profile, run: Run, seed: int, stage: str, dataset: str,
         again = "evaluate ENGINE=vissl" if stage == "vissl" else stage
         print(f"{run.run} seed {seed} {dataset}: its {stage} is stale, left out; `make {again}` redoes it", file=sys.stderr)
         return
-    new = _accuracy_rows(content, status) if stage in ENGINES else _rank_rows(content, status)
+    new = _accuracy_rows(content, status) if stage in ENGINE_OF else _rank_rows(content, status)
     for name in STAGES[stage]:
         place = "" if name == "convergence" else dataset  # convergence.csv is about the source only
         if new[name] or name != "convergence":
             rows = [{"run": run.run, "seed": seed, "dataset": dataset, **row} for row in new[name]]
-            made_by = (ENGINES[stage],) if name == "accuracy" else ()
+            made_by = (ENGINE_OF[stage],) if name == "accuracy" else ()
             tables[name][run.run, str(seed), place, *made_by] = rows
     _put_hash(tables, run.run, seed, stage, dataset, content["fingerprint"])
 
@@ -167,9 +167,18 @@ def _select(profile: Profile) -> None:
     results.write(profile.name, "selection", rows.where(rows.notna(), None).to_dict("records"))
 
 
-def cached(profile: Profile, run: Run, seed: int, stage: str, dataset: str = "") -> bool:
-    """Whether the CSVs hold this cell under the current hash, so that it counts as done without its checkpoint."""
-    hash_ = study.pretrain_hash(profile, run, seed) if stage == "pretrain" else study.CELL_HASH[stage](
-        profile, run, seed, dataset)
-    key = {"run": run.run, "seed": str(seed), "stage": stage, "dataset": dataset, "hash": hash_}
-    return any(row == key for row in results.read_rows(profile.name, "cells"))
+def cached(profile: Profile, run: Run, seed: int, stage: str, datasets: list[str]) -> list[str]:
+    """Those of the cells that the CSVs hold under the current hash: they count as done without their checkpoint.
+
+    A training is the cell of the data set "".
+    """
+    rows = [row for row in results.read_rows(profile.name, "cells")
+            if (row["run"], row["seed"], row["stage"]) == (run.run, str(seed), stage)]  # fmt: skip
+    held = {row["dataset"]: row["hash"] for row in rows}
+
+    def current(dataset: str) -> str:
+        if stage == "pretrain":
+            return study.pretrain_hash(profile, run, seed)
+        return study.CELL_HASH[stage](profile, run, seed, dataset)
+
+    return [dataset for dataset in datasets if dataset in held and held[dataset] == current(dataset)]

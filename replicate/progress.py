@@ -25,7 +25,8 @@ class Progress:
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = "step"):
         self.name, self.total, self.done, self.unit = name, total, done, unit
-        self.start, self.first, self.last_line = time.monotonic(), done, 0.0
+        self.start, self.first = time.monotonic(), done
+        self.said = self.start
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -47,6 +48,13 @@ class Progress:
         elapsed = time.monotonic() - self.start
         left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
         print(f"{self.name}: {self.unit} {self.done}/{self.total}, {note}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def seldom(self, note: str, seconds: float) -> None:
+        """As `line`, but where there is no bar not before `seconds` after the last one or the start."""
+        now = time.monotonic()
+        if self.bar is not None or now - self.said > seconds:
+            self.said = now
+            self.line(note)
 
     def close(self) -> None:
         if self.bar is not None:

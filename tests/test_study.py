@@ -137,8 +137,8 @@ def test_compiling_again_changes_nothing_and_needs_no_runs(done):
     shutil.rmtree(paths.runs_dir(done.name) / RUN)
     compile.compile_results(done, [0])
     assert {name: results.path(done.name, name).read_text() for name in compile.TABLES} == before
-    assert compile.cached(done, grid.get(RUN), 0, "evaluate", "sun397")
-    assert not compile.cached(done, grid.get("SimCLR-16"), 0, "pretrain")
+    assert compile.cached(done, grid.get(RUN), 0, "evaluate", ["sun397"]) == ["sun397"]
+    assert not compile.cached(done, grid.get("SimCLR-16"), 0, "pretrain", [""])
 
 
 def test_rows_of_another_training_are_replaced_whole(done):

@@ -111,10 +111,7 @@ def prepared(profile, name: str, kind: str = "fingerprint") -> str:
 
     Raises UserError where the set is not prepared.
     """
-    found = _fingerprints_of(paths.data_dir(profile.name, name))
-    if found is None:
-        raise UserError(f"data set {name} is not prepared; run `make data PROFILE={profile.name} DATASETS={name}`")
-    return found[kind]
+    return _meta(profile, name)[kind]
 
 
 def n_classes(profile, name: str) -> int:
@@ -129,15 +126,23 @@ def sizes(profile, name: str) -> tuple[int, int]:
 
 
 def _meta(profile, name: str) -> dict:
-    prepared(profile, name)  # raises
-    return json.loads((paths.data_dir(profile.name, name) / "meta.json").read_text(encoding="utf-8"))
+    meta = _read_meta(paths.data_dir(profile.name, name))
+    if meta is None:
+        raise UserError(f"data set {name} is not prepared; run `make data PROFILE={profile.name} DATASETS={name}`")
+    return meta
 
 
 def _fingerprints_of(place: Path) -> dict[str, str] | None:
+    meta = _read_meta(place)
+    return meta and {kind: meta[kind] for kind in ("images", "fingerprint")}
+
+
+def _read_meta(place: Path) -> dict | None:
+    """meta.json, None where it is absent, damaged or without fingerprints."""
     try:
         meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
-        return {kind: meta[kind] for kind in ("images", "fingerprint")}
-    except (OSError, ValueError, KeyError):
+        return meta if {"images", "fingerprint"} <= set(meta) else None
+    except (OSError, ValueError, TypeError):
         return None
 
 

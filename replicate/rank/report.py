@@ -62,21 +62,19 @@ def rank(matrix: files.Matrix, everything=False, precision="float64", errors=Fal
 
 def _chunks(matrix: files.Matrix) -> Iterator[np.ndarray]:
     """The rows of the matrix, with progress on stderr where that takes long."""
-    bar, start, said, done, rows = None, time.monotonic(), 0.0, 0.0, 0
+    bar, start, done, rows = None, time.monotonic(), 0.0, 0
     for chunk, size in matrix.read():
         yield chunk  # and come back when the work on it is done
         done, rows = done + size, rows + len(chunk)
-        elapsed = time.monotonic() - start
-        if bar is None and elapsed > QUIET:
+        if bar is None and time.monotonic() - start > QUIET:
             from replicate.progress import Progress
 
             bar = Progress(matrix.path, -(-matrix.size // 2**20), unit="MB")
-            bar.start = start
+            bar.start = bar.said = start
         if bar is not None:
             bar.update(int(done / 2**20) - bar.done)
-            if bar.bar is None and elapsed - said > EVERY:
-                bar.line(f"{rows} rows")
-                said = elapsed
+            if bar.bar is None:
+                bar.seldom(f"{rows} rows", EVERY)
     if bar is not None:
         bar.close()
 

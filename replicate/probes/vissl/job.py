@@ -120,14 +120,14 @@ def _die_with_parent() -> None:
 
 def _follow(process: subprocess.Popen, log: Path, bar: progress.Progress | None) -> None:
     """Copy the output to the log until it ends, and its epochs to the bar."""
-    said = time.monotonic()
     with open(log, "w", encoding="utf-8") as file:
         for line in process.stdout:
             file.write(line)
             epoch = EPOCH.search(line)
             if bar and epoch and int(epoch[1]) > bar.done:
                 bar.update(int(epoch[1]) - bar.done)
-                said = _say(bar, line, said)
+                loss = LOSS.search(line)
+                bar.seldom(f"loss {loss[1]}" if loss else "", SECONDS_A_LINE)
     if bar:
         bar.close()
 
@@ -142,15 +142,6 @@ def _check(place: Path, status: int) -> None:
         raise UserError(f"VISSL could not read {len(unreadable)} images and took grey ones instead, such as "
                         f"{unreadable[0]}: restore them from the set's archive")
     outcome.finished(place)
-
-
-def _say(bar: progress.Progress, line: str, said: float) -> float:
-    """The loss beside the bar or, where there is none, a plain line a minute; returns when the last one was said."""
-    now, loss = time.monotonic(), LOSS.search(line)
-    if bar.bar is None and now - said < SECONDS_A_LINE:
-        return said
-    bar.line(f"loss {loss[1]}" if loss else "")
-    return now
 
 
 def last_error(log: str) -> str:
