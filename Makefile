@@ -30,8 +30,8 @@ FIGURES := $(OUT)figures/$(NAME)
 TABLES := $(OUT)tables/$(NAME)
 
 BUILT_FIGURES := 1 2 3 4 5 $(addprefix S,1 2 3 4 5 6 7 8 9 10 11 12 13) $(if $(wildcard $(RESULTS)/vissl_parity.csv),vissl-parity)
-BUILT_TABLES := figure-1 1 2 C J1 J2 K1 K2 K3 K4 S1 S2 estimators $(if $(wildcard $(RESULTS)/claims.csv),claims)
-LATER := table-3 report
+BUILT_TABLES := figure-1 1 2 C J1 J2 K1 K2 K3 K4 S1 S2 estimators noise $(if $(wildcard $(RESULTS)/claims.csv),claims)
+LATER := table-3
 
 .PHONY: all
 all: setup ## Figures and tables of PROFILE from the cached CSVs; sets the environment up where it is missing
@@ -86,7 +86,7 @@ tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
 CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv spectra.csv convergence.csv \
           vissl_parity.csv claims.csv))
-PLOT_CODE := $(addprefix replicate/,select.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
+PLOT_CODE := $(addprefix replicate/,select.py bootstrap.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
              $(wildcard replicate/profiles/*.yaml)
 FIGURE_CODE := $(addprefix figures/,style.py panels.py power_laws.py alpha_grid.py)
 TABLE_CODE := $(addprefix tables/,layout.py selection_table.py accuracy_table.py) results/published/selection.csv \
@@ -94,8 +94,8 @@ TABLE_CODE := $(addprefix tables/,layout.py selection_table.py accuracy_table.py
               $(wildcard data_manifests/*.yaml)
 
 define FIGURE
-figure-$(1): setup $(FIGURES)/figure-$(1).png
-$(FIGURES)/figure-$(1).png $(FIGURES)/figure-$(1).pdf &: $(CSVS) figures/figure_$(subst -,_,$(1)).py $(FIGURE_CODE) $(PLOT_CODE) | setup
+figure-$(1): setup $(addprefix $(FIGURES)/figure-$(1).,png pdf svg)
+$(addprefix $(FIGURES)/figure-$(1).,png pdf svg) &: $(CSVS) figures/figure_$(subst -,_,$(1)).py $(FIGURE_CODE) $(PLOT_CODE) | setup
 	$(PY) figures/figure_$(subst -,_,$(1)).py --profile $(PROFILE)
 endef
 $(foreach figure,$(BUILT_FIGURES),$(eval $(call FIGURE,$(figure))))
@@ -106,6 +106,23 @@ $(addprefix $(TABLES)/table-$(1).,md csv tex) &: $(CSVS) tables/table_$(subst -,
 	$(PY) tables/table_$(subst -,_,$(1)).py --profile $(PROFILE)
 endef
 $(foreach table,$(BUILT_TABLES),$(eval $(call TABLE,$(table))))
+
+REPORT := $(OUT)report/$(NAME)/report.html
+# Of a profile without results no figure is drawn: the page says so.
+REPORTED := $(if $(wildcard $(RESULTS)/runs.csv),$(patsubst %,$(FIGURES)/figure-%.svg,$(BUILT_FIGURES))) \
+            $(patsubst %,$(TABLES)/table-%.md,$(BUILT_TABLES))
+REPORT_CODE := $(addprefix report/,report.py facts.py inline_svg.py our_markdown.py catalogue.py catalogue.yaml \
+                 template.html style.css page.js) $(addprefix replicate/,claims.py claims.yaml paths.py) README.md
+.PHONY: report
+report: setup ## One self-contained page with all of it, report/PROFILE/report.html
+	@$(MAKE) --no-print-directory -j$(JOBS) $(REPORT)
+$(REPORT): $(REPORTED) $(CSVS) $(wildcard $(RESULTS)/cells.csv $(RESULTS)/cheap.csv) $(REPORT_CODE) $(PLOT_CODE) | setup
+	$(PY) report/report.py --profile $(PROFILE)
+
+.PHONY: replication
+replication: setup ## What was rerun, every verdict, every output, from the CSVs: REPLICATION.md, and README's list
+	@$(PY) report/replication.py $(if $(OUT),,--counts README.md)
+	@$(if $(OUT),,$(PY) benchmarks/time_plots.py --write README.md --keep >/dev/null)
 
 .PHONY: claims
 claims: setup ## The verdict on every claim of replicate/claims.yaml, into results/PROFILE/claims.csv and a table
@@ -166,9 +183,15 @@ _parity/%:
 compile: setup ## Merge runs/ into results/PROFILE/*.csv
 	@$(REPLICATE) compile --profile $(PROFILE) --seeds "$(SEEDS)"
 
+VERIFY_SEED ?= 0
+.PHONY: verify
+verify: setup ## Recompute one run a method (drawn by VERIFY_SEED, or RUNS) from nothing; compare with the cached rows
+	@set -f; $(REPLICATE) verify --profile $(PROFILE) --seeds "$(SEEDS)" --draw $(VERIFY_SEED) --jobs $(JOBS) \
+	  --device $(DEVICE) $(SELECTED) -- $(RUNS)
+
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl peers clean help graph
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-plots peers clean help graph
 test: setup ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
@@ -177,6 +200,9 @@ data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 
 bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl: setup ## Speed beside the peers
 	$(PY) benchmarks/$(subst -,_,$@).py
+
+bench-plots: setup ## The seconds of each figure and table, and the status of each, into README.md
+	$(PY) benchmarks/time_plots.py --write README.md
 
 # A peer that is not installed has its definition restated: pip install reptrix stable-pretraining for their own code.
 peers: setup ## What other implementations of RankMe print, into README.md
@@ -191,5 +217,5 @@ graph: ## The stages and what they read, as text
 
 help: ## This list
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 34
-	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE (native or vissl) DATA_ROOT LAUNCH"
+	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) VERIFY_SEED=$(VERIFY_SEED) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE (native or vissl) DATA_ROOT LAUNCH"
 	@echo "Example: make fresh PROFILE=small DATA_ROOT=~/data RUNS='SimCLR-1[2-8]'"

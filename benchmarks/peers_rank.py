@@ -24,9 +24,9 @@ from types import SimpleNamespace
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import markers  # noqa: E402
 from replicate.rank import estimators, spectrum  # noqa: E402
 
-BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TOLERANCE = 1e-4  # relative; float32 singular values are good to about 1e-6
 N, K, FLAT = 8192, 1024, 300  # rows and columns of the tall matrices; equal singular values of the collapsed one
 
@@ -227,23 +227,15 @@ def table(features):
     return "\n".join([note, "", *("| " + " | ".join(cells) + " |" for cells in lines)])
 
 
-def splice(text, middle):
-    """`text` with what is between the markers replaced; SystemExit without them."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SystemExit(f"the file needs one line {BEGIN} and, after it, one line {END}, where the table goes")
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{middle}\n{END}{rest.split(END)[1]}"
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between this file's markers")
     path = parser.parse_args(arguments).write
     if path:
-        splice(path.read_text("utf-8"), "")  # before the work
+        markers.splice(path.read_text("utf-8"), "peers", "")  # before the work
     found = table(matrices())
     if path:
-        path.write_text(splice(path.read_text("utf-8"), found), "utf-8")
+        path.write_text(markers.splice(path.read_text("utf-8"), "peers", found), "utf-8")
     print(found)
 
 

@@ -67,8 +67,10 @@ def rule(ax, noise: float) -> None:
     ax.set_title("Choosing a hyper-parameter with RankMe")
     ax.text(0, 0.97, RULE, family="DejaVu Sans Mono", fontsize=8, va="top", linespacing=1.35, transform=ax.transAxes)
     text = "noise: not known here, no configuration was trained twice" if noise == 0 else (
-        f"noise: {100 * noise:.1f} % here (band), half the relative range of\n"
-        "retrainings of one configuration (median)")
+        f"noise: {100 * noise:.1f} % here (band below the highest rank), half the\n"
+        "relative range of a configuration's trainings, the median over\n"
+        "all methods; band about accuracy: the same in points, of the\n"
+        "method alone")
     ax.text(0, 0.02, text, fontsize=7.5, color=style.GREY, transform=ax.transAxes)
 
 

@@ -20,14 +20,16 @@ def draw(study: Study) -> Figure:
     panels.legend(figure, curves[~select.is_extra(curves["run"])], 0.07)
     of_source = study.runs.loc[study.runs["source"] == study.source, "run"]
     style.footer(figure, study, curves, list(of_source),
-                 "thin: a training, thick: a method's median · embeddings of the source's training images")
+                 "thin: a training, thick: median over a method's configurations · embeddings of the source's training "
+                 "images", several="a line a seed,")
     return figure
 
 
 def relative(study: Study) -> pd.DataFrame:
     """The rows of convergence.csv on the source's embeddings, with `share`, percent of the value at all samples."""
     curves = results.read(study.name, "convergence").sort_values("n_samples", kind="stable")
-    curves = curves[curves["features"] == "embedding"].merge(study.frame()[["run", "seed", "method"]], on=select.KEY)
+    constant = study.frame()[list(dict.fromkeys([*select.KEY, *select.CONFIGURATION]))]
+    curves = curves[curves["features"] == "embedding"].merge(constant, on=select.KEY)
     whole = curves.groupby([*select.KEY, "estimator"])["value"].transform("last")
     return curves.assign(share=100 * curves["value"] / whole)
 
@@ -42,7 +44,8 @@ def panel(ax, curves: pd.DataFrame, name: str) -> None:
         ax.plot(rows["n_samples"], rows["share"], color=style.COLOURS[method], linewidth=0.6, alpha=0.3, zorder=2)
     of_grid = curves[~select.is_extra(curves["run"])]
     for method, rows in of_grid.groupby("method"):
-        median = rows.groupby("n_samples")["share"].median()
+        means = rows.groupby([*select.CONFIGURATION, "n_samples"], dropna=False)["share"].mean()
+        median = means.groupby("n_samples").median()
         ax.plot(median.index, median, color=style.COLOURS[method], marker=style.MARKERS[method], markersize=6,
                 markeredgecolor="white", markeredgewidth=0.5, linewidth=1.6, zorder=3)
     style.scale_axis(ax.yaxis, curves["share"])

@@ -18,7 +18,7 @@ def draw(study: Study) -> Figure:
 
 
 def full(study: Study) -> str:
-    """How many trainings of the grid have each singular value above the threshold, which then cannot tell them apart."""
+    """How many of the grid's trainings have each singular value above the threshold, which cannot tell them apart."""
     frame = style.complete(study.frame(), ["classical"])
     frame = frame[~select.is_extra(frame["run"])]
     rows = study.rank[(study.rank["dataset"] == study.source) & (study.rank["features"] == "embedding")
@@ -26,7 +26,8 @@ def full(study: Study) -> str:
     if not len(rows):
         return ""
     widths = rows["detail"].str.extract(r"k=(\d+)")[0].astype(float)
-    return f" · full rank: {(rows['value'] >= widths).sum()} of {len(rows)} · x: methods set 4 % apart"
+    full_rank = (rows["value"] >= widths).sum()
+    return f" · full rank: {full_rank} of {len(rows)} trainings · x: methods set 4 % apart"
 
 
 if __name__ == "__main__":

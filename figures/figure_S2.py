@@ -28,7 +28,8 @@ def draw(study: Study) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("index of the singular value")
     drawn = dino[dino["run"].isin(spectra["run"])]
-    style.footer(figure, study, drawn, list(dino["run"]), "embeddings of training images of the source; dashed: extra")
+    style.footer(figure, study, drawn, list(dino["run"]), "embeddings of training images of the source; dashed: extra",
+                 several="a line a seed,")
     return figure
 
 

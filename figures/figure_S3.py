@@ -30,7 +30,8 @@ def draw(study: Study) -> Figure:
                                      marks=panels.PROTOTYPE_MARKS)
     figure.legend(handles=panels.choice_handles(panels.PROTOTYPE_MARKS), ncols=4, loc="lower center",
                   bbox_to_anchor=(0.5, 0.04), handletextpad=0.3)
-    style.footer(figure, study, frame[frame["run"].isin(drawn)], list(dino))
+    style.footer(figure, study, frame[frame["run"].isin(drawn)], list(dino),
+                 "band: ± half the range of a configuration's trainings (median)")
     return figure
 
 

@@ -69,7 +69,7 @@ def footer(figure: Figure, study: Study, cells) -> None:
     parts = [study.provenance(), f"{agree} of {len(cells)} cells agree",
              f"{cells['run'].nunique()} runs, {cells['dataset'].nunique()} data sets",
              f"{native:.0f} probe seeds of the native engine, {vissl:.0f} of VISSL"]  # fmt: skip
-    figure.text(0.01, 0.008, " · ".join(parts), fontsize=7, color=style.GREY, va="bottom")
+    figure.text(0.01, 0.008, " · ".join(parts), fontsize=7, color=style.GREY, va="bottom", gid=style.FOOTER)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@
 A frame is `study.frame()`: a row a training, columns for hyper-parameters, estimators and accuracies (`select.study`).
 """
 
+import numpy as np
 import pandas as pd
 import style  # first: it chooses the backend
 from matplotlib.transforms import ScaledTranslation
@@ -28,9 +29,9 @@ SPACES = {"representation": "representations", "embedding": "embeddings"}
 RHO = "ρ: Spearman over a method's configurations"
 NOTHING = "no run has both a rank\nand an accuracy here"
 RANKS = {"rankme": "RankMe", "classical": "classical rank"}
-HYPOTHESES_NOTE = ("linear probes only, on representations where nothing else is said · line: equal · r: Pearson over "
-                   "configurations, on values, not logarithms; ρ: Spearman, by method · "
-                   "not drawn: the paper's inversions of features")
+HYPOTHESES_NOTE = ("linear probes only, on representations but where said · line: equal · r: Pearson, on values; ρ: "
+                   "Spearman, over configurations (intervals: table-claims) · not drawn: the paper's inversions of "
+                   "features")
 LINKED = {"train": ("train_value", "representation"), "test": ("value", "representation"),
           "embedding": ("value", "embedding")}  # columns of the frame of hypotheses
 
@@ -107,7 +108,7 @@ def message(study: Study, text: str) -> Figure:
     """A figure that says why there is nothing to draw."""
     figure, ax = plt.subplots(figsize=(6.8, 2))
     style.empty(ax, text)
-    figure.text(0.01, 0.03, study.provenance(), fontsize=7, color=style.GREY)
+    figure.text(0.01, 0.03, study.provenance(), fontsize=7, color=style.GREY, gid=style.FOOTER)
     return figure
 
 
@@ -163,6 +164,9 @@ def sweep_column(axes, study: Study, frame: pd.DataFrame, method: str, sweep: st
     chosen = choices(points, members, method, sweep, noise, columns, marks)
     for ax, what in zip(axes, columns, strict=True):
         curve(ax, points, what, method)
+        if what == "id":
+            of_method = select.retrainings(frame[frame["method"] == method], "id")
+            around(ax, points, select.half_range(of_method, relative=False), method)
         mark(ax, points, what, chosen, marks)
         ax.margins(x=0.07, y=0.2)
         style.scale_axis(ax.xaxis, points["swept"])
@@ -198,6 +202,13 @@ def curve(ax, points: pd.DataFrame, what: str, method: str) -> None:
     for part, face in ((points[~extra], colour), (points[extra], "white")):
         ax.scatter(part["swept"], part[what], marker=style.MARKERS[method], s=30, facecolors=face, edgecolors=colour,
                    linewidths=1.2, zorder=3)
+
+
+def around(ax, points: pd.DataFrame, noise: float, method: str) -> None:
+    """A band of the method's retraining noise about the accuracies, to judge differences where there is one seed."""
+    if not np.isnan(noise):
+        ax.fill_between(points["swept"], points["id"] - noise, points["id"] + noise, color=style.COLOURS[method],
+                        alpha=0.13, linewidth=0, zorder=1)
 
 
 def mark(ax, points: pd.DataFrame, what: str, chosen: dict[str, str], marks) -> None:

@@ -180,6 +180,7 @@ def note(shown: list, spectra: dict, fits: dict, third: str) -> str:
         return ""
     apart = max(abs(estimators.alpha_req(spectra[run.run, run.seed]).alpha - fits[run.run, run.seed, "alpha_req"].alpha)
                 for run in shown)
-    return (f"spectra: the middle of each method's {third} third of RankMe, commonest width, seed {shown[0].seed}; "
+    return (f"spectra: the middle of each method's {third} third of RankMe, commonest width, seed "
+            f"{', '.join(map(str, sorted({run.seed for run in shown})))}; "
             "dots: raw embeddings; α and R²: of the centred covariance (the dots' own fit differs by at most "
             f"{apart:.2f} in α)")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from replicate import paths, profile, results, select
+from replicate import bootstrap, paths, profile, results, select
 from replicate.errors import UserError
 from replicate.grid import METHODS
 
@@ -38,6 +38,8 @@ SWEEPS = {
     "student_temp": "student temperature",
 }
 RANK_AXIS = "RankMe of the source's embeddings"
+FOOTER = "footer"  # gid of its text, which `save` also writes as the SVG's description
+ENOUGH = 8  # configurations for an interval of a correlation, the min_runs of the claims on them
 DECADES = 8  # a ratio of largest to smallest from which an axis is logarithmic
 plt.rcParams.update({
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
@@ -75,8 +77,12 @@ class Study:
 
 
 def seed_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """One row a run with the mean of each column over its seeds, `<column>_low` and `<column>_high` their range."""
-    groups = frame.groupby(["run", "method"], sort=False)[columns]
+    """One row a run with the mean of each column over its seeds, `<column>_low` and `<column>_high` their range.
+
+    Over the seeds that have all columns; NaN where none has.
+    """
+    values = frame[columns].where(frame[columns].notna().all(axis="columns"))
+    groups = frame[["run", "method"]].join(values).groupby(["run", "method"], sort=False)[columns]
     low, high = groups.min().add_suffix("_low"), groups.max().add_suffix("_high")
     return pd.concat([groups.mean(), low, high], axis="columns").reset_index()
 
@@ -91,9 +97,10 @@ def scatter(ax, points: pd.DataFrame, x: str, y: str) -> None:
     import seaborn  # 2 s to import, so only the figures that scatter pay for it
 
     points = points.dropna(subset=[x, y])
-    for method, group in points.groupby("method"):
+    several = points[(points[f"{x}_low"] < points[f"{x}_high"]) | (points[f"{y}_low"] < points[f"{y}_high"])]
+    for method, group in several.groupby("method"):  # a bar without length is not seen, but costs time and bytes
         ax.errorbar(group[x], group[y], xerr=seed_range(group, x), yerr=seed_range(group, y), fmt="none",
-                    ecolor=COLOURS[method], elinewidth=0.7, alpha=0.6, zorder=2)
+                    ecolor=COLOURS[method], elinewidth=1, alpha=0.8, zorder=2)
     extra = select.is_extra(points["run"])
     seaborn.scatterplot(points[~extra], x=x, y=y, hue="method", style="method", hue_order=METHODS, style_order=METHODS,
                         palette=COLOURS, markers=MARKERS, s=48, edgecolor="white", linewidth=0.4, alpha=0.9,
@@ -104,7 +111,9 @@ def scatter(ax, points: pd.DataFrame, x: str, y: str) -> None:
 
 
 def seed_range(group: pd.DataFrame, column: str):
-    return [group[column] - group[f"{column}_low"], group[f"{column}_high"] - group[column]]
+    """How far the range of seeds reaches below and above the mean, which rounding may put outside of equal values."""
+    ends = [group[column] - group[f"{column}_low"], group[f"{column}_high"] - group[column]]
+    return [end.clip(lower=0) for end in ends]
 
 
 def method_handles(methods, labels: dict[str, str] | None = None, hollow: bool = False) -> list[Line2D]:
@@ -124,6 +133,15 @@ def correlations(frame: pd.DataFrame, x: str, y: str) -> dict[str, tuple[float, 
     return {method: select.spearman(group, x, y) for method, group in found.groupby("method")}
 
 
+def intervals(frame: pd.DataFrame, x: str, y: str) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap interval of each coefficient of `correlations` that is over ENOUGH; those of claims.csv."""
+    found = select.configurations(frame, [x, y])
+    strata = {method: group[[x, y]].to_numpy(float).T for method, group in found.groupby("method")}
+    sampled = {method: bootstrap.bootstrap(bootstrap.spearman, [stratum]) for method, stratum in strata.items()
+               if stratum.shape[1] >= ENOUGH}
+    return {method: found.interval() for method, found in sampled.items()}
+
+
 def number(value: float) -> str:
     """A correlation as '.83' or '−.12', '–' where there is none."""
     return "–" if pd.isna(value) else f"{value:.2f}".replace("0.", ".").replace("-", "\N{MINUS SIGN}")
@@ -140,8 +158,12 @@ def scale_axis(axis, values: pd.Series) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def footer(figure: Figure, study: Study, frame: pd.DataFrame, wanted: list[str], more: str = "") -> None:
-    """Profile, what the numbers are, how many of the wanted runs, seeds; what is missing is counted with its status."""
+def footer(figure: Figure, study: Study, frame: pd.DataFrame, wanted: list[str], more: str = "",
+           several: str = "bars: range") -> None:
+    """Profile, what the numbers are, how many of the wanted runs, seeds; what is missing is counted with its status.
+
+    several: what the figure makes of a run's seeds.
+    """
     runs = study.runs[study.runs["run"].isin(wanted)].drop_duplicates("run")
     extra = select.is_extra(runs["run"])
     drawn = runs["run"].isin(frame["run"])
@@ -150,12 +172,23 @@ def footer(figure: Figure, study: Study, frame: pd.DataFrame, wanted: list[str],
     if len(absent):
         parts[-1] += f" ({', '.join(f'{n} {status}' for status, n in absent.value_counts().items())})"
     if (drawn & extra).any():
-        parts.append(f"{(drawn & extra).sum()} extra runs")
-    seeds = ", ".join(str(seed) for seed in sorted(set(frame["seed"])))
-    if seeds:
-        parts.append(f"seed {seeds}" if frame["seed"].nunique() == 1 else f"seeds {seeds}, bars: their range")
-    line = " · ".join([*parts, *([more] if more else [])])
-    figure.text(0.01, 0.008, textwrap.fill(line, int(17 * figure.get_figwidth())), fontsize=7, color=GREY, va="bottom")
+        parts.append(f"{(drawn & extra).sum()} extra run{'s' * int((drawn & extra).sum() > 1)}")
+    parts += [*seeds(frame[frame["run"].isin(wanted)], several), *([more] if more else [])]
+    line = " · ".join(parts)
+    figure.text(0.01, 0.008, textwrap.fill(line, int(19 * figure.get_figwidth())), fontsize=7, color=GREY, va="bottom",
+                gid=FOOTER)
+
+
+def seeds(frame: pd.DataFrame, several: str) -> list[str]:
+    """Which seeds there are, and of how many runs there are several."""
+    found = ", ".join(str(seed) for seed in sorted(set(frame["seed"])))
+    if frame["seed"].nunique() < 2:
+        return [f"seed {found}"] if found else []
+    trained = frame.groupby("run")["seed"].nunique()
+    alone = sorted(set(frame.loc[frame["run"].isin(trained.index[trained == 1]), "seed"]))
+    many = int((trained > 1).sum())
+    rest = f" ({many} run{'s' * (many > 1)}, others seed {', '.join(map(str, alone))})" if alone else ""
+    return [f"{several} over seeds {found}{rest}"]
 
 
 def empty(ax, message: str) -> None:
@@ -165,9 +198,11 @@ def empty(ax, message: str) -> None:
 
 
 def save(figure: Figure, profile_name: str, name: str) -> None:
-    """Write figures/<profile>/<name>.pdf and .png, without dates or versions in them."""
+    """Write figures/<profile>/<name>.pdf, .png and .svg (for the report), without dates or versions in them."""
     folder = paths.figures_dir(profile_name)
-    undated = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}
+    said = " ".join(" ".join(text.get_text().split()) for text in figure.texts if text.get_gid() == FOOTER)
+    undated = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None},
+               "svg": {"Date": None, "Creator": None, "Description": said}}
     for kind, metadata in undated.items():
         with paths.atomic_write(folder / f"{name}.{kind}") as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)

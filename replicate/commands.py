@@ -1,7 +1,7 @@
 """What each verb of the command line does; its options are in __main__.py.
 
-STAGES are steps of a profile's study; TOOLS work on what is the user's own: no profile, all cores. Imports wait until they
-are needed: torch takes two seconds, and a profile's number of threads must be set before.
+STAGES are steps of a profile's study. TOOLS use all cores and return an exit status: they work on what is the user's own, or
+drive the stages. Imports wait until they are needed: torch takes two seconds, and a profile's threads must be set before.
 """
 
 import os
@@ -212,6 +212,24 @@ def compile_(args, profile) -> None:
     compile.compile_results(profile, seeds_of(args.seeds))
 
 
+def verify(args) -> int:
+    """Recompute a sample; the status is 2 where it differs from the cached rows."""
+    import signal
+    from pathlib import Path
+
+    from replicate import profile, verify
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is being recomputed ends, and its folder goes
+    loaded, seeds = profile.load(args.profile), seeds_of(args.seeds)
+    if len(seeds) > 1:
+        raise UserError(f"--seeds is {args.seeds!r}: one seed at a time is verified")
+    if args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs}, it must be 1 or more")
+    outcome = verify.verify(loaded, args.profile, args.runs, seeds[0], names_of(args, loaded), args.draw, args.jobs,
+                            args.device, Path(args.json) if args.json else None)
+    return 2 if outcome == "differs" else 0
+
+
 def claims_(args, profile) -> None:
     from collections import Counter
 
@@ -303,4 +321,4 @@ def select(args) -> int:
 STAGES = {"grid": list_grid, "plan": plan, "data": prepare, "preview": preview, "pretrain": pretrain,
           "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "compile": compile_,
           "claims": claims_}  # fmt: skip
-TOOLS = {"rank": rank, "select": select, "data": data}
+TOOLS = {"rank": rank, "select": select, "data": data, "verify": verify}

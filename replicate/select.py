@@ -127,24 +127,56 @@ def _values(candidates: pd.DataFrame, column: str) -> pd.Series:
     return candidates[column].dropna() if column in candidates else pd.Series(dtype=float)
 
 
-def retraining_noise(frame: pd.DataFrame, column: str = "rankme", configuration=CONFIGURATION) -> float:
-    """Relative half-range (max - min) / 2 / mean over the trainings of one configuration, median over configurations.
+def retrainings(frame: pd.DataFrame, column: str, configuration=CONFIGURATION) -> pd.DataFrame:
+    """min, max, mean, var and count of `column` over the trainings of each configuration that has two or more.
 
     `frame` is a study's: the grid's repeats and extra seeds are trainings of one configuration, that is rows equal in
-    the columns `configuration`. 0 where there are none.
+    the columns `configuration`. Extra runs are left out.
     """
-    if column not in frame:
-        return 0.0
-    kept = frame[~is_extra(frame["run"])].dropna(subset=[column])
-    groups = kept.groupby(list(configuration), dropna=False)[column]
-    spread = groups.agg(["min", "max", "mean", "count"])
-    spread = spread[spread["count"] > 1]
-    return float(((spread["max"] - spread["min"]) / 2 / spread["mean"]).median()) if len(spread) else 0.0
+    kept = frame[~is_extra(frame["run"])]
+    kept = kept.dropna(subset=[column]) if column in kept else kept.iloc[:0].assign(**{column: np.nan})
+    spread = kept.groupby(list(configuration), dropna=False)[column].agg(["min", "max", "mean", "var", "count"])
+    return spread[spread["count"] > 1]
+
+
+def half_range(spread: pd.DataFrame, relative: bool) -> float:
+    """(max - min) / 2, over the mean where `relative`, median over the rows of `retrainings`; NaN without any."""
+    halves = (spread["max"] - spread["min"]) / 2
+    return float((halves / spread["mean"] if relative else halves).median())
+
+
+def pooled_sd(spread: pd.DataFrame, relative: bool) -> float:
+    """Standard deviation of one training about its configuration's mean, over that mean where `relative`.
+
+    Pooled over the rows of `retrainings`: the square root of the mean of their variances, weighted by count - 1.
+    """
+    variances = spread["var"] / spread["mean"] ** 2 if relative else spread["var"]
+    freedom = spread["count"] - 1
+    return float(np.sqrt((variances * freedom).sum() / freedom.sum())) if len(spread) else float("nan")
+
+
+def retraining_noise(frame: pd.DataFrame, column: str = "rankme", configuration=CONFIGURATION) -> float:
+    """Relative half-range over a configuration's trainings, median over configurations; 0 where there are none."""
+    noise = half_range(retrainings(frame, column, configuration), relative=True)
+    return 0.0 if np.isnan(noise) else noise
+
+
+def is_flat(difference: float | None, noise: float) -> bool | None:
+    """Whether a difference is below twice the retraining noise, in whose unit it is; None where one is not known."""
+    return None if difference is None or np.isnan([difference, noise]).any() else bool(difference < 2 * noise)
+
+
+def run_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """One row a run: the means of `columns` over those of its seeds that have them all."""
+    return frame.dropna(subset=columns).groupby("run", sort=False)[columns].mean().reset_index()
 
 
 def configurations(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The means of `columns` over the trainings of each configuration, extra runs left out: what correlations count."""
-    kept = frame[~is_extra(frame["run"])]
+    """The means of `columns` over the trainings of each configuration, extra runs left out: what correlations count.
+
+    Over those of its trainings that have all of `columns`, so that no mean over three seeds meets one over two.
+    """
+    kept = frame[~is_extra(frame["run"])].dropna(subset=columns)
     return kept.groupby(list(CONFIGURATION), dropna=False, sort=False)[columns].mean().reset_index()
 
 

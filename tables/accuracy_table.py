@@ -23,17 +23,22 @@ def build(profile: Profile, name: str, title: str, features: str) -> None:
     columns = probes_of(profile)
     values = over_seeds(cells.assign(column=list(zip(cells["dataset"], cells["probe"]))))
     runs = described(profile)
-    rows = [[*readable(run), *(layout.fixed(values.get((run["run"], column), {}).get("mean")) for column in columns)]
-            for run in runs]
+    rows = [[*readable(run), *(with_sd(values.get((run["run"], column), {})) for column in columns)] for run in runs]
     machine = [[*plain(run), *(values.get((run["run"], column), {}).get(what) for column in columns
                                for what in ("mean", "sd"))] for run in runs]
     header = [*PLAIN, *(f"{' '.join(column)}{what}" for column in columns for what in ("", " sd"))]
     said = [f"Accuracy in percent on the evaluation split, on {features}s, last epoch, engine {profile.engine}: "
             "linear probe, but for VOC07 the mAP of a linear SVM. MLP: the 3-layer probe. k-NN: the highest of 36 "
-            "combinations of k and temperature on that split, as in the paper.", *notes(profile, runs)]
+            "combinations of k and temperature on that split, as in the paper. ±: standard deviation over seeds, where "
+            "a run has several.", *notes(profile, runs)]
     said += gaps(runs, columns, values, cells)
     shown = [*DESCRIPTION, *(f"{dataset}{PROBES[probe]}" for dataset, probe in columns)]
     layout.write(profile.name, name, title, shown, rows, said, machine=(header, as_text(machine)), wide=True)
+
+
+def with_sd(cell: dict) -> str:
+    sd = layout.fixed(cell.get("sd"))
+    return layout.fixed(cell.get("mean")) + (f" ± {sd}" if sd != layout.MISSING else "")
 
 
 def probes_of(profile: Profile) -> list[tuple[str, str]]:

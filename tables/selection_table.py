@@ -1,5 +1,7 @@
 """What the selection tables share: who chooses which accuracy from each sweep, ours beside the paper's."""
 
+import itertools
+
 import layout
 import pandas as pd
 
@@ -25,17 +27,17 @@ def build(profile: Profile, name: str, title: str, features: str, *, pretrained:
     selection = results.read(profile.name, "selection")
     cells = select.cells(selection, source, features)
     printed = select.cells(pd.read_csv(PUBLISHED), pretrained, features)
-    rows = []
+    rows, shown = [], sweeps or all_sweeps(cells)
     for target in ("source", *(targets or ["ood"])):
         at = (source, pretrained) if target == "source" else (target, target)
         block = [[target, method, sweep, *(cells.get((at[0], selector, method, sweep)) for selector in ours),
                   *(printed.get((at[1], selector, method, sweep)) for selector in paper)]
-                 for method, sweep in sweeps or all_sweeps(cells)]
+                 for method, sweep in shown]
         rows += [*block, *gap_rows(target, block, (len(ours), len(paper)), every=sweeps is None)]
     header = ["evaluated on", "method", "sweep", *(f"{label} (ours)" for label in ours.values()),
               *(f"{label} (paper)" for label in paper.values())]
     text = [[cell if isinstance(cell, str) else layout.fixed(cell) for cell in row] for row in rows]
-    said = [*notes(profile, pretrained, features, selection, ours), *few_sweeps(rows), *more_notes]
+    said = [*notes(profile, pretrained, features, selection, ours, shown), *few_sweeps(rows), *more_notes]
     layout.write(profile.name, name, title, header, text, said, wide=len(header) > 10)
 
 
@@ -51,9 +53,12 @@ def build_by_dataset(profile: Profile, name: str, title: str, features: str) -> 
 
 def all_sweeps(ours: dict) -> list[tuple[str, str]]:
     """The paper's nine sweeps, then those of ours that its tables do not show."""
-    found = {(method, sweep) for _, _, method, sweep in ours}
-    more = [(method, sweep) for method in select.METHODS for sweep in select.SWEPT if (method, sweep) in found]
-    return list(dict.fromkeys([*select.PAPER_SWEEPS, *more]))
+    return list(dict.fromkeys([*select.PAPER_SWEEPS, *ordered({(method, sweep) for _, _, method, sweep in ours})]))
+
+
+def ordered(pairs) -> list[tuple[str, str]]:
+    """(method, sweep) pairs in the vocabulary's order."""
+    return [pair for pair in itertools.product(select.METHODS, select.SWEPT) if pair in pairs]
 
 
 def gap_rows(label: str, block: list[list], columns: tuple[int, int], every: bool = True) -> list[list]:
@@ -82,13 +87,13 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def notes(profile: Profile, pretrained: str, features: str, selection: pd.DataFrame, ours: dict[str, str]) -> list[str]:
-    seeds = ", ".join(str(seed) for seed in sorted(set(selection["seed"])))
+def notes(profile: Profile, pretrained: str, features: str, selection: pd.DataFrame, ours: dict[str, str],
+          shown: list[tuple[str, str]]) -> list[str]:
     source = profile.sources.get(pretrained, f"none in the place of {pretrained}, whose runs are not run")
     plateau = ", RankMe plateau the first value in ascending order within the retraining noise of the highest"
     others = "RankMe and the classical rank are" if "classical" in ours else "RankMe is"
     return [
-        f"Columns marked (ours): {layout.provenance(profile)}, mean over seeds ({seeds or 'none'}); source: {source}.",
+        f"Columns marked (ours): {layout.provenance(profile)}; source: {source}; {seeds(selection, source, shown)}.",
         f"Columns marked (paper): printed in the paper ({PRETRAINED[pretrained]}, ResNet-50), transcribed, not "
         "measured here; see results/published.",
         f"Linear accuracy in percent on {features}s, last epoch, of the run that each selector chooses within one "
@@ -96,12 +101,35 @@ def notes(profile: Profile, pretrained: str, features: str, selection: pd.DataFr
         f"{others} read on embeddings, alpha-ReQ on {features}s; the oracle is the highest "
         f"accuracy on the source's validation split, on {features}s.",
         f"RankMe chooses the highest rank{plateau if 'rankme_plateau' in ours else ''}. Gaps are in points; a negative "
-        "gap beats the oracle.",
+        "gap beats the oracle; which gaps exceed twice the retraining noise: table-noise.",
         f"{layout.MISSING}: the sweep was not run in this profile or is not in the paper's table, or the chosen run "
         "lacks an accuracy.",
         *incomplete(profile, pretrained),
         *layout.absent(profile),
     ]
+
+
+def seeds(selection: pd.DataFrame, source: str, shown: list[tuple[str, str]]) -> str:
+    """Which seeds stand behind the sweeps of a source that a table shows, and what is made of several."""
+    kept = selection[selection["source"] == source].groupby(["method", "sweep"])["seed"]
+    of_sweep = {sweep: tuple(sorted(set(found))) for sweep, found in kept if sweep in shown}
+    if not of_sweep:
+        return "no seeds"
+    groups = {found: [sweep for sweep in ordered(of_sweep) if of_sweep[sweep] == found]
+              for found in sorted(set(of_sweep.values()), key=len, reverse=True)}
+    if len(groups) == 1:
+        said = numbered(next(iter(groups)))
+    else:
+        *several, (fewest, _) = groups.items()
+        said = "; ".join(f"{', '.join(map(' '.join, sweeps))}: {numbered(found)}" for found, sweeps in several)
+        said += f"; all others: {numbered(fewest)}"
+    apart = ("; each seed chooses by itself and the accuracies of its choices are averaged (the claims average seeds "
+             "first, then choose)")
+    return said + (apart if max(map(len, groups)) > 1 else "")
+
+
+def numbered(found: tuple[int, ...]) -> str:
+    return f"seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
 
 
 def few_sweeps(rows: list[list]) -> list[str]:
@@ -113,15 +141,13 @@ def few_sweeps(rows: list[list]) -> list[str]:
 
 
 def incomplete(profile: Profile, pretrained: str) -> list[str]:
-    """The note that names the sweeps of which some runs, but not all, ended well."""
+    """The note that names the sweeps and seeds of which some runs, but not all, ended well."""
     runs = results.read(profile.name, "runs")
-    done = set(runs.loc[runs["status"] == "ok", "run"])
+    done = {seed: set(rows["run"]) for seed, rows in runs[runs["status"] == "ok"].groupby("seed")}
     parts = []
-    for method in select.METHODS:
-        for sweep in select.SWEPT:
-            wanted = [run.run for run in grid.load(extra=False)
-                      if run.method == method and run.source == pretrained and sweep in run.sweeps]
-            have = sum(name in done for name in wanted)
-            if 1 < have < len(wanted):
-                parts.append(f"{method} {sweep} {have} of {len(wanted)}")
+    for method, sweep in itertools.product(select.METHODS, select.SWEPT):
+        wanted = {run.run for run in grid.load(extra=False)
+                  if run.method == method and run.source == pretrained and sweep in run.sweeps}
+        parts += [f"{method} {sweep} {len(wanted & names)} of {len(wanted)}" + (f" with seed {seed}" if seed else "")
+                  for seed, names in done.items() if 1 < len(wanted & names) < len(wanted)]
     return [f"Chosen among fewer runs than the sweep has: {', '.join(parts)}."] if parts else []

@@ -12,7 +12,8 @@ NAMES = (*ESTIMATORS, "rankme_l2")  # the last: of DINO's embeddings after the l
 NOTES = [
     "Read on the training images of the run's own source (n: their number; for prototypes of the prototypes), centre "
     "crop. ±: standard error of one training (jackknife over the samples; several seeds: root mean square); the "
-    "classical rank, a count, and the estimators on features or views have none.",
+    "classical rank, a count, and the estimators on features or views have none. The standard deviation over seeds, "
+    "another and often larger number, is in the .csv; see also table-noise.",
     "rankme: singular values of the raw matrix; not cut at the representation's width here, as it is where runs are "
     "chosen among those of iNat-18. The classical rank's threshold depends on n. alpha_req: ranks 4 to 100.",
 ]

@@ -78,13 +78,13 @@ def correlations(study: pd.DataFrame, name: str, column: str) -> list[float | No
 
 
 def notes(profile, source: str, counts: dict[str, int], selection: pd.DataFrame) -> list[str]:
-    seeds = ", ".join(str(seed) for seed in sorted(set(selection["seed"])))
     runs = ", ".join(f"{method} {counts[method]}" for method in select.METHODS if method in counts)
+    seeds = selection_table.seeds(selection, source, list(select.PAPER_SWEEPS))
     idle = [name for name in ESTIMATORS if name not in set(selection["selected_by"])]
     return [
-        f"Columns marked (ours): {layout.provenance(profile)}, mean over seeds ({seeds or 'none'}); source: {source}; "
-        f"configurations: {runs or 'none'}. Columns marked (paper): from the accuracies that it prints, not measured "
-        "here.",
+        f"Columns marked (ours): {layout.provenance(profile)}; source: {source}; "
+        f"configurations: {runs or 'none'}; {seeds}. Columns marked (paper): from the accuracies that it prints, not "
+        "measured here.",
         "Gap: accuracy of the run with the highest source accuracy less that of the chosen one, points, mean and "
         "largest over the sweeps (of the paper's nine) that have values; negative: better than the oracle. Sorted by "
         "the mean gap.",

@@ -145,11 +145,12 @@ def test_write_replaces_what_is_between_the_markers(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(peers_rank, "matrices", lambda: dict(list(small.items())[:1]))
     monkeypatch.setattr(peers_rank, "PEERS", peers_rank.PEERS[:1])
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{peers_rank.BEGIN}\nold\n{peers_rank.END}\nafter\n")
+    begin, end = "<!-- peers:begin -->", "<!-- peers:end -->"
+    path.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     for _ in range(2):
         peers_rank.main(["--write", str(path)])
         text = path.read_text("utf-8")
-        assert text.startswith(f"before\n{peers_rank.BEGIN}\n") and text.endswith(f"\n{peers_rank.END}\nafter\n")
+        assert text.startswith(f"before\n{begin}\n") and text.endswith(f"\n{end}\nafter\n")
         assert "old" not in text and text.count("rankme-reprod") == 1 and "| ✓ |" in text
     path.write_text("no markers")
     with pytest.raises(SystemExit, match="peers:begin"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import tiny_study
 from matplotlib import pyplot
@@ -37,9 +38,10 @@ def words(figure) -> str:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("profile", ["mini", "small"])
-def test_nothing_overlaps_or_leaves_the_page(folder, name, profile):
-    tiny_study.write(profile, tiny_study.completed(getattr(tiny_study, profile)()))
+@pytest.mark.parametrize("study", ["mini", "small", "seeded"])
+def test_nothing_overlaps_or_leaves_the_page(folder, name, study):
+    profile, made = "small" if study == "small" else "mini", getattr(tiny_study, study)()
+    tiny_study.write(profile, made if study == "seeded" else tiny_study.completed(made))
     figure = draw(name, profile)
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
@@ -58,14 +60,88 @@ def test_figure_1_counts_what_is_missing(folder):
     said = words(draw("figure_1", "mini"))
     assert "94 of 95 runs of the grid (1 diverged)" in said and "4 extra runs" in said
     assert "synthetic micro-world, measured by us" in said and "profile mini" in said
-    assert "SimCLR ρ" in said and "(n 28)" in said  # 31 runs, two of them retrainings of SimCLR-15, one diverged
+    assert "] (28)" in said and "SimCLR " in said  # 31 runs, two of them retrainings of SimCLR-15, one diverged
 
 
 def test_figure_1_says_real_images_for_small(folder):
     tiny_study.write("small", tiny_study.small())
     said = words(draw("figure_1", "small"))
-    assert "real images, measured by us" in said and "76 not run" in said and "seeds 0, 1, 2" in said
+    assert "real images, measured by us" in said and "76 not run" in said and "bars: range over seeds 0, 1, 2" in said
     assert "stand-in" not in said
+
+
+def test_figure_1_has_the_intervals_of_the_claims(folder):
+    from replicate import bootstrap, claim_parts
+
+    tiny_study.write("mini", tiny_study.seeded())
+    import figure_1
+    import style
+
+    frame, data = style.Study("mini").frame(), claim_parts.load("mini")
+    for column, claim in (("id", claim_parts.predicts_id), ("ood", claim_parts.predicts_ood)):
+        shown, found = style.intervals(frame, "rankme", column), style.correlations(frame, "rankme", column)
+        for method in style.METHODS:
+            part, = claim(data, method)
+            expected = bootstrap.bootstrap(part.statistic, part.strata)
+            assert shown[method] == expected.interval() and found[method][1] == part.n
+            assert found[method][0] == pytest.approx(expected.value)
+    assert figure_1.interval(shown["SimCLR"]) in words(draw("figure_1", "mini"))
+    assert style.intervals(frame[frame["run"].isin(["DINO-0", "DINO-1", "DINO-2"])], "rankme", "id") == {}
+
+
+def test_figure_1_draws_the_retraining_noise_to_scale(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    figure = draw("figure_1", "mini")
+    said = words(figure)
+    assert "bars: range over seeds 0, 1, 2 (20 runs, others seed 0)" in said and "94 of 95 runs of the grid" in said
+    assert "retraining noise: ±10.0 %, ±2.0 points" in said  # three seeds at 1.1 and .9 times, +-2 points
+    crosses = [drawn for drawn in figure.axes[0].collections if hasattr(drawn, "get_segments") and drawn.get_zorder() == 3]
+    low, high = crosses[0].get_segments()[0][:, 0]
+    assert high / low == pytest.approx(1.1 / 0.9)
+    bottom, top = crosses[1].get_segments()[0][:, 1]
+    assert top - bottom == pytest.approx(4) and figure.axes[0].get_ylim()[0] < bottom
+    assert min(y for _, y in points(figure.axes[0])) > top
+    built = tiny_study.small()
+    tiny_study.write("small", {name: frame[frame["seed"] == 0] for name, frame in built.items()})
+    assert "retraining noise" not in words(draw("figure_1", "small"))
+
+
+def test_seeds_are_bars_at_their_runs_mean(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    for name in ("figure_1", "figure_2", "figure_5"):
+        axes = draw(name, "mini").axes[10 if name == "figure_5" else 0]
+        assert len(points(axes)) == 98, name  # a run once, whatever its seeds
+        heights = [segment[1, 1] - segment[0, 1] for bars in axes.collections if hasattr(bars, "get_segments")
+                   for segment in bars.get_segments() if segment[0, 0] == segment[1, 0] and bars.get_zorder() == 2]
+        assert sorted(round(height, 6) for height in heights if height > 1e-9) == [4.0] * 20, name
+
+
+def test_figure_4_has_bands_and_bars(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    figure = draw("figure_4", "mini")
+    accuracies = [axes for axes in figure.axes if axes.get_ylabel().startswith("linear")]
+    assert len(accuracies) == 2
+    for axes in accuracies:  # also where there is one seed
+        band = next(drawn for drawn in axes.collections if drawn.get_zorder() == 1).get_paths()[0].vertices
+        at = band[:, 0] == band[:, 0].max()
+        assert band[at, 1].max() - band[at, 1].min() == pytest.approx(4)
+    assert "bars: range over seeds 0, 1, 2 (7 runs, others seed 0)" in words(figure)
+
+
+def test_a_pair_of_values_is_averaged_over_the_seeds_that_have_both(folder):
+    import style
+
+    frame = pd.DataFrame({"run": ["a", "a", "b"], "method": "DINO", "x": [1.0, 5, 3], "y": [2.0, None, None]})
+    means = style.seed_means(frame, ["x", "y"]).set_index("run")
+    assert means.loc["a", ["x", "x_low", "x_high", "y"]].tolist() == [1, 1, 1, 2] and means.loc["b"].isna()["y"]
+
+
+def test_equal_seeds_have_no_negative_range(folder):
+    import style
+
+    frame = pd.DataFrame({"run": "a", "method": "DINO", "x": [0.7, 0.7, 0.7], "y": 1.0})
+    points = style.seed_means(frame, ["x", "y"]).assign(x=0.7 - 1e-16)  # a mean of equal numbers may round below them
+    assert all((end >= 0).all() for end in style.seed_range(points, "x"))
 
 
 def test_figure_2_shows_the_papers_six_sets_or_the_profiles_own(folder):
@@ -180,6 +256,26 @@ def test_figure_S11_draws_shares_of_the_rank_at_all_samples(folder):
         assert all(line.get_ydata() == pytest.approx(shares) for line in medians)
 
 
+def test_figure_S11_counts_a_configuration_once(folder):
+    """Three seeds of one run and one of each other: the seeds must not pull the median thrice."""
+    built = tiny_study.completed(tiny_study.mini())
+    curves = built["convergence"]
+    half = (curves["estimator"] == "rankme") & (curves["n_samples"] == 1500)
+    whole = curves[half].set_index("run").index.map(
+        curves[(curves["estimator"] == "rankme") & (curves["n_samples"] == 6000)].set_index("run")["value"])
+    names = [f"DINO-{place}" for place in range(9)]
+    shares = dict(zip(names, (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)))
+    curves.loc[half, "value"] = whole * curves.loc[half, "run"].map(shares).fillna(0.9).to_numpy()
+    for name in ("runs", "accuracy", "rank", "spectra", "convergence"):
+        again = built[name][built[name]["run"] == "DINO-0"]
+        built[name] = pd.concat([built[name], again.assign(seed=1), again.assign(seed=2)], ignore_index=True)
+    tiny_study.write("mini", built)
+    figure = draw("figure_S11", "mini")
+    dino = next(line for line in figure.axes[0].lines if line.get_marker() == "D")
+    assert list(dino.get_ydata())[0] == pytest.approx(70)  # not 60, where DINO-0 counts thrice
+    assert "a line a seed, over seeds 0, 1, 2 (1 run, others seed 0)" in words(figure)
+
+
 def test_figures_S4_and_S5_show_the_remaining_sets_and_all_of_them(folder):
     tiny_study.write("mini", tiny_study.mini())
     tiny_study.write("small", tiny_study.small())
@@ -237,7 +333,7 @@ def test_figure_S12_counts_the_runs_of_full_rank(folder):
     rank.loc[classical, "value"] = 100
     rank.loc[classical & rank["run"].isin(["SimCLR-15", "VICReg-2", "VICReg-extra-0"]), "value"] = 128
     tiny_study.write("mini", built)
-    assert "full rank: 2 of 94" in words(draw("figure_S12", "mini"))  # 95 of the source, one diverged, no extra run
+    assert "full rank: 2 of 94 trainings" in words(draw("figure_S12", "mini"))  # 95 of the source, one diverged, no extra run
 
 
 def test_figure_S13_is_figure_5_with_the_classical_rank(folder):
@@ -262,7 +358,6 @@ def test_figure_S8_draws_a_power_law_through_the_eigenvalues_of_one(folder):
 
 
 def test_figures_S8_and_S9_take_the_middle_of_the_outer_thirds_at_one_width(folder):
-    import pandas as pd
     import power_laws
 
     group = pd.DataFrame({"run": list("abcdefghi"), "mean_rankme": [5, 3, 9, 1, 7, 8, 2, 6, 4], "width": 128})
@@ -284,10 +379,10 @@ def test_the_command_writes_equal_bytes_twice(folder):
     for _ in range(2):
         ended = run("figure_4.py", folder, "--profile", "small")
         assert ended.returncode == 0, ended.stderr
-        made.append([(folder / "figures" / "small" / f"figure-4.{kind}").read_bytes() for kind in ("pdf", "png")])
+        made.append({path.name: path.read_bytes() for path in (folder / "figures" / "small").iterdir()})
     assert made[0] == made[1]
-    assert made[0][0].startswith(b"%PDF") and made[0][1].startswith(b"\x89PNG")
-    assert sorted(path.name for path in (folder / "figures" / "small").iterdir()) == ["figure-4.pdf", "figure-4.png"]
+    assert sorted(made[0]) == ["figure-4.pdf", "figure-4.png", "figure-4.svg"]
+    assert made[0]["figure-4.pdf"].startswith(b"%PDF") and made[0]["figure-4.png"].startswith(b"\x89PNG")
 
 
 def test_an_unknown_profile_is_one_clear_line(folder):

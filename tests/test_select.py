@@ -88,6 +88,50 @@ def test_two_seeds_are_retrainings_too():
     assert select.retraining_noise(frame) == pytest.approx(0.5)
 
 
+def trained(values: list[list[float]], **columns) -> pd.DataFrame:
+    """A configuration a list, whose trainings (seeds) have these ranks; `id` is the rank unless given."""
+    rows = [{"run": f"SimCLR-{12 + place}", "seed": seed, "method": "SimCLR", "source": "imagenet", "epochs": 4,
+             **dict.fromkeys(grid.HYPERPARAMETERS), "temperature": 0.1 * place, "rankme": value, "id": value}
+            for place, of_one in enumerate(values) for seed, value in enumerate(of_one)]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_the_pooled_sd_weights_variances_by_their_freedom():
+    spread = select.retrainings(trained([[8.0, 10, 12], [19.0, 21.0], [5.0]]), "rankme")
+    assert list(spread["count"]) == [3, 2] and list(spread["mean"]) == [10, 20]
+    assert select.pooled_sd(spread, relative=False) == pytest.approx(np.sqrt((2 * 4 + 1 * 2) / 3))
+    assert select.pooled_sd(spread, relative=True) == pytest.approx(np.sqrt((2 * 0.04 + 1 * 0.005) / 3))
+    assert select.half_range(spread, relative=False) == pytest.approx((2 + 1) / 2)
+    assert select.half_range(spread, relative=True) == pytest.approx((0.2 + 0.05) / 2)
+
+
+def test_without_retrainings_there_is_no_noise():
+    frame = trained([[8.0], [9.0]])
+    for column in ("rankme", "lidar"):  # the second is not in the frame
+        spread = select.retrainings(frame, column)
+        assert len(spread) == 0 and np.isnan(select.pooled_sd(spread, relative=True))
+        assert np.isnan(select.half_range(spread, relative=True))
+    assert select.retraining_noise(frame, "lidar") == 0.0
+
+
+def test_extra_runs_and_missing_values_are_no_retrainings():
+    frame = trained([[8.0, 10, np.nan], [1.0, 99.0]])
+    frame.loc[frame["run"] == "SimCLR-13", "run"] = "SimCLR-extra-0"
+    assert list(select.retrainings(frame, "rankme")["count"]) == [2]
+
+
+@pytest.mark.parametrize(("difference", "noise", "flat"), [
+    (3.9, 2.0, True), (4.0, 2.0, False), (0.0, 2.0, True), (None, 2.0, None), (1.0, float("nan"), None)])
+def test_below_twice_the_noise_is_flat(difference, noise, flat):
+    assert select.is_flat(difference, noise) is flat
+
+
+def test_a_mean_over_seeds_takes_those_that_have_both_values():
+    frame = trained([[10.0, 40], [20.0, 20]], id=[1.0, np.nan, 2, 4])
+    assert list(select.configurations(frame, ["rankme", "id"])["rankme"]) == [10.0, 20.0]  # not 25 for the first
+    assert list(select.run_means(frame, ["rankme", "id"])["id"]) == [1.0, 3.0]
+
+
 def test_ood_is_the_plain_mean_over_the_other_sets():
     frame = select.study(*made(["SimCLR-12", "SimCLR-13"], [1, 2], [[60, 10, 40], [50, 20, 70]]), "imagenet",
                          "representation")

@@ -11,7 +11,7 @@ import tiny_study
 from replicate import grid, paths, profile, results, select
 
 OURS = ("table_1", "table_figure_1", "table_2", "table_C", "table_J1", "table_J2", "table_K2", "table_K3", "table_K4",
-        "table_estimators")  # with numbers of ours
+        "table_estimators", "table_noise")  # with numbers of ours
 TABLES = (*OURS, "table_K1", "table_S1", "table_S2")
 NINE = list(select.PAPER_SWEEPS)
 
@@ -93,6 +93,26 @@ def test_a_profile_without_results_shows_the_paper_beside_nothing(folder):
     table = rows_of(build("table_1", folder, "paper")["csv"])
     assert {row["RankMe (ours)"] for row in table} == {""}
     assert any(row["RankMe (paper)"] == "59.7" for row in table)
+
+
+def test_notes_say_which_sweeps_have_which_seeds(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    for name in ("table_1", "table_figure_1", "table_J1", "table_estimators"):
+        said = build(name, folder)["md"]
+        assert "SimCLR temp, VICReg cov: seeds 0, 1, 2; all others: seed 0; each seed chooses by itself" in said, name
+        assert "the claims average seeds first" in said
+    for name in ("table_2", "table_C"):  # neither the second source nor DINO's sweeps have them
+        said = build(name, folder)["md"]
+        assert "; seed 0." in said and "seeds 0, 1, 2" not in said, name
+    assert "source: tiny_imagenet; seeds 0, 1, 2; each seed chooses" in build("table_1", folder, "small")["md"]
+
+
+def test_a_seed_that_lacks_runs_is_named(folder):
+    built = tiny_study.seeded()
+    lost = built["runs"]["run"].isin(["VICReg-0", "VICReg-1"]) & (built["runs"]["seed"] == 2)
+    tiny_study.write("mini", {**built, "runs": built["runs"][~lost]})
+    text = build("table_1", folder)["md"]
+    assert "VICReg cov 10 of 12 with seed 2" in text and "VICReg cov 12 of 12" not in text
 
 
 def test_notes_say_what_the_numbers_are(folder):
@@ -204,6 +224,34 @@ def test_runs_that_were_not_run_are_counted(folder):
     assert len(values) == 3 and table["VICReg-2"]["seeds"] == "3"
     assert float(table["VICReg-2"]["cifar10 linear"]) == pytest.approx(values.mean(), rel=1e-5)
     assert float(table["VICReg-2"]["cifar10 linear sd"]) == pytest.approx(values.std(), rel=1e-5)
+
+
+def test_several_seeds_show_their_spread(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    lines = {line.split(" | ")[0]: line for line in build("table_K2", folder)["md"].splitlines()}
+    assert lines["| VICReg-0"].count(" ± 2.0 |") == 13 and "±" not in lines["| VICReg-12"]  # 11 sets, MLP, k-NN
+
+
+def test_the_noise_table_pools_retrainings_and_judges_gaps(folder):
+    tiny_study.write("mini", tiny_study.seeded())
+    made = build("table_noise", folder)
+    table = {(row["method"], row["sweep"]): row for row in rows_of(made["csv"])}
+    temp, lr = table["SimCLR", "temp"], table["SimCLR", "lr"]
+    assert (temp["runs"], temp["retrained"], temp["trainings"]) == ("7", "7", "21")
+    assert [temp[f"{what} noise"] for what in ("RankMe", "source", "ood")] == ["10.0", "2.0", "2.0"]
+    assert [temp[f"{what} sd"] for what in ("RankMe", "source", "ood")] == ["10.0", "2.0", "2.0"]
+    assert (lr["retrained"], lr["RankMe noise"]) == ("0", "")
+    whole = table["SimCLR", "all"]  # SimCLR-15's configuration has two more runs
+    assert (whole["retrained"], whole["trainings"], whole["source noise"]) == ("7", "23", "2.0")
+    cells = select.cells(results.read("mini", "selection"), "imagenet", "representation")
+    for (method, sweep), row in table.items():
+        if sweep != "all" and method in ("SimCLR", "VICReg"):
+            noise = float(table[method, "all"]["source noise"])
+            gap = cells["imagenet", "oracle", method, sweep] - cells["imagenet", "rankme", method, sweep]
+            assert row["source gap"] == f"{gap + 0.0:.1f}"
+            assert ("source" in row["gap beyond noise"]) == (gap >= 2 * noise)
+            assert ("source" in row["flat"]) == (float(row["source range"]) < 2 * noise)
+    assert table["VICReg-exp", "cov"]["flat"] == "" and "20 runs with 3 seeds, 78 runs with 1 seed" in made["md"]
 
 
 def test_seeds_are_averaged_and_a_diverged_one_steps_back(folder):

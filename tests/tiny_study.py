@@ -109,6 +109,22 @@ def small() -> dict[str, pd.DataFrame]:
     return frames(SMALL, grid.select(SMALL_RUNS), seeds=(0, 1, 2), noise=0.1)
 
 
+def seeded() -> dict[str, pd.DataFrame]:
+    """`mini`, with the seeds 1 and 2 of two sweeps and of one run: RankMe 1.1 and .9 times, accuracies +-2 points."""
+    made = completed(mini())
+    names = [run.run for run in grid.select(["SimCLR-1[2-8]", "VICReg-?", "VICReg-1[01]", "DINO-3"])]
+    for name, frame in made.items():
+        first = frame[frame["run"].isin(names)]
+        later = [first.assign(seed=seed) for seed in (1, 2)]
+        for again, sign in zip(later, (1, -1), strict=True):
+            if name == "accuracy":
+                again[["value", "train_value"]] += 2 * sign
+            if name == "rank":
+                again.loc[again["estimator"].isin(["rankme", "classical"]), "value"] *= 1 + 0.1 * sign
+        made[name] = pd.concat([frame, *later], ignore_index=True)
+    return made
+
+
 if __name__ == "__main__":  # a look at the figures: REPLICATE_HOME=/tmp/somewhere python tests/tiny_study.py
     write("mini", mini())
     write("small", small())
