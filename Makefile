@@ -85,7 +85,7 @@ figures: $(addprefix figure-,$(BUILT_FIGURES)) ## All figures that exist
 tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
 CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv spectra.csv convergence.csv \
-          vissl_parity.csv claims.csv))
+          vissl_parity.csv))
 PLOT_CODE := $(addprefix replicate/,select.py bootstrap.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
              $(wildcard replicate/profiles/*.yaml)
 FIGURE_CODE := $(addprefix figures/,style.py panels.py power_laws.py alpha_grid.py)
@@ -107,6 +107,8 @@ $(addprefix $(TABLES)/table-$(1).,md csv tex) &: $(CSVS) tables/table_$(subst -,
 endef
 $(foreach table,$(BUILT_TABLES),$(eval $(call TABLE,$(table))))
 
+$(addprefix $(TABLES)/table-claims.,md csv tex): $(wildcard $(RESULTS)/claims.csv)
+
 REPORT := $(OUT)report/$(NAME)/report.html
 # Of a profile without results no figure is drawn: the page says so.
 REPORTED := $(if $(wildcard $(RESULTS)/runs.csv),$(patsubst %,$(FIGURES)/figure-%.svg,$(BUILT_FIGURES))) \
@@ -116,7 +118,7 @@ REPORT_CODE := $(addprefix report/,report.py facts.py inline_svg.py our_markdown
 .PHONY: report
 report: setup ## One self-contained page with all of it, report/PROFILE/report.html
 	@$(MAKE) --no-print-directory -j$(JOBS) $(REPORT)
-$(REPORT): $(REPORTED) $(CSVS) $(wildcard $(RESULTS)/cells.csv $(RESULTS)/cheap.csv) $(REPORT_CODE) $(PLOT_CODE) | setup
+$(REPORT): $(REPORTED) $(CSVS) $(wildcard $(addprefix $(RESULTS)/,claims.csv cells.csv cheap.csv)) $(REPORT_CODE) $(PLOT_CODE) | setup
 	$(PY) report/report.py --profile $(PROFILE)
 
 .PHONY: replication
@@ -187,7 +189,7 @@ VERIFY_SEED ?= 0
 .PHONY: verify
 verify: setup ## Recompute one run a method (drawn by VERIFY_SEED, or RUNS) from nothing; compare with the cached rows
 	@set -f; $(REPLICATE) verify --profile $(PROFILE) --seeds "$(SEEDS)" --draw $(VERIFY_SEED) --jobs $(JOBS) \
-	  --device $(DEVICE) $(SELECTED) -- $(RUNS)
+	  --device $(DEVICE) $(if $(ENGINE),--engine $(ENGINE)) $(SELECTED) -- $(RUNS)
 
 # ---------------------------------------------------------------- the rest
 

@@ -89,6 +89,8 @@ def main(arguments=None):
     parser.add_argument("--keep", action="store_true", help="take the seconds from that file, time nothing")
     given = parser.parse_args(arguments)
     path, entries = given.write, catalogue.entries()
+    if path and not path.is_file():
+        raise SystemExit(f"{path}: no such file")
     if path:
         markers.splice(path.read_text("utf-8"), "catalogue", "")  # before the work
     if given.keep and path:

@@ -50,16 +50,12 @@ def panel(ax, frame, column: str, title: str) -> None:
     yardstick(ax, frame, column)
     labels = {method: f"{method}, extra run only" for method in points["method"]}
     limits = style.intervals(frame, "rankme", column)
-    labels |= {method: f"{method} {style.number(rho)}{interval(limits.get(method))} ({n})"
+    labels |= {method: f"{method} {style.number(rho)}{style.bracket(limits.get(method))} ({n})"
                for method, (rho, n) in style.correlations(frame, "rankme", column).items()}
     handles = style.method_handles(points["method"], labels, hollow=select.is_extra(points["run"]).any())
     ax.legend(handles=handles, ncols=2, loc="upper center", bbox_to_anchor=(0.47, -0.15), handletextpad=0.1,
               columnspacing=0.7, fontsize=7.5, title="Spearman [95 % bootstrap interval] (configurations)",
               title_fontsize=7.5)
-
-
-def interval(limits: tuple[float, float] | None) -> str:
-    return f" [{', '.join(map(style.number, limits))}]" if limits else ""
 
 
 def yardstick(ax, frame, column: str) -> None:

@@ -8,6 +8,7 @@ from style import Figure, Study, plt
 from replicate import select
 
 WANTED = (("SimCLR", "temp"), ("SimCLR", "lr"), ("VICReg", "cov"))
+CHOSEN = "choices on means over seeds (in figure 1's table each seed's)"
 RULE = """\
 input   one method, one hyper-parameter with
         values v₁ < v₂ < … < vₘ, all else fixed;
@@ -45,7 +46,8 @@ def draw(study: Study) -> Figure:
         style.empty(figure.add_subplot(layout[:, 1:]), "no sweep has three runs with a rank and an accuracy")
     figure.legend(handles=panels.choice_handles(), ncols=5, loc="lower right", bbox_to_anchor=(0.985, 0.048),
                   handletextpad=0.3)
-    style.footer(figure, study, frame, drawn, note(shown_sweeps(frame)))
+    said = [CHOSEN] * (frame["seed"].nunique() > 1) + [note(shown_sweeps(frame))]
+    style.footer(figure, study, frame, drawn, " · ".join(filter(None, said)))
     return figure
 
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 from style import Figure, Line2D, Study, plt
 
 from replicate import grid as runs_grid
-from replicate import select
+from replicate import bootstrap, select
 
 PAPER_SETS = ("imagenet", "inat18", "places205", "eurosat", "sun397", "cars")  # of the paper's figure 2
 ABBREVIATED = {"VICReg-exp": "exp", "VICReg-ctr": "ctr"}
@@ -30,8 +30,9 @@ RHO = "ρ: Spearman over a method's configurations"
 NOTHING = "no run has both a rank\nand an accuracy here"
 RANKS = {"rankme": "RankMe", "classical": "classical rank"}
 HYPOTHESES_NOTE = ("linear probes only, on representations but where said · line: equal · r: Pearson, on values; ρ: "
-                   "Spearman, over configurations (intervals: table-claims) · not drawn: the paper's inversions of "
-                   "features")
+                   f"Spearman; over configurations, with 95 % bootstrap interval from {style.ENOUGH} on, but where "
+                   "draws are often constant (with RankMe, every data set and method of hypotheses 1 and 2: "
+                   "claims.csv) · not drawn: the paper's inversions of features")
 LINKED = {"train": ("train_value", "representation"), "test": ("value", "representation"),
           "embedding": ("value", "embedding")}  # columns of the frame of hypotheses
 
@@ -120,7 +121,7 @@ def legend(figure: Figure, frame: pd.DataFrame, bottom: float) -> None:
 
 
 def scatter_panel(ax, frame: pd.DataFrame, x: str, y: str, nothing: str = NOTHING, log: bool = True,
-                  per_line: int = 5) -> bool:
+                  per_line: int = 5, intervals: bool = False) -> bool:
     """Runs by method, each method's Spearman coefficient above; False where there is nothing to draw."""
     if x not in frame or y not in frame or not len(frame.dropna(subset=[x, y])):
         style.empty(ax, nothing)
@@ -131,7 +132,8 @@ def scatter_panel(ax, frame: pd.DataFrame, x: str, y: str, nothing: str = NOTHIN
         style.scale_axis(ax.xaxis, points[x])
     missing = int(points[y].isna().sum())
     found = style.correlations(frame, x, y)
-    rhos = [f"{ABBREVIATED.get(method, method)} {style.number(found[method][0])}"
+    limits = style.intervals(frame, x, y) if intervals else {}
+    rhos = [f"{ABBREVIATED.get(method, method)} {style.number(found[method][0])}{style.bracket(limits.get(method))}"
             for method in style.METHODS if method in found]
     lines = ["  ".join(rhos[start:start + per_line]) for start in range(0, len(rhos), per_line)]
     said = "ρ " + "\n   ".join(lines) + (f"   ({missing} missing)" if missing else "")
@@ -233,17 +235,17 @@ def hypotheses(study: Study, estimator: str = "rankme") -> Figure:
     targets = [name for name in study.profile.datasets if name != study.source and f"rank {name}" in frame]
     columns = 5 if len(targets) > 4 else max(len(targets), 1)
     rows = -(-len(targets) // columns) or 1
-    figure = plt.figure(figsize=(11, 4.9 + 2.1 * rows))
+    figure = plt.figure(figsize=(11, 5.2 + 2.15 * rows))
     height = figure.get_figheight()
-    upper = figure.add_gridspec(rows, columns, left=0.06, right=0.985, top=1 - 0.7 / height, bottom=4.5 / height,
-                                hspace=0.42, wspace=0.14)
-    lower = figure.add_gridspec(1, 4, left=0.06, right=0.985, top=3.3 / height, bottom=1.08 / height, wspace=0.3)
+    upper = figure.add_gridspec(rows, columns, left=0.06, right=0.985, top=1 - 0.8 / height, bottom=4.7 / height,
+                                hspace=0.48, wspace=0.14)
+    lower = figure.add_gridspec(1, 4, left=0.055, right=0.985, top=3.4 / height, bottom=1.2 / height, wspace=0.36)
     heading(figure, "Hypothesis 1: ranks on the source and on each target are linearly linked", 1 - 0.2 / height)
-    heading(figure, "Hypothesis 2: linear probes do not overfit", 3.86 / height)
-    heading(figure, "Hypothesis 3: accuracies of both spaces are linked", 3.86 / height, 0.515)
+    heading(figure, "Hypothesis 2: linear probes do not overfit", 4.06 / height)
+    heading(figure, "Hypothesis 3: accuracies of both spaces are linked", 4.06 / height, 0.515)
     rank_transfer(figure, upper, study, frame, targets, RANKS[estimator])
     accuracy_links(figure, lower, study, frame)
-    legend(figure, frame, 0.28 / height)
+    legend(figure, frame, 0.43 / height)
     of_source = study.runs.loc[study.runs["source"] == study.source, "run"]
     style.footer(figure, study, style.complete(frame, [f"rank {study.source}"]), list(of_source), HYPOTHESES_NOTE)
     return figure
@@ -279,7 +281,7 @@ def rank_transfer(figure: Figure, layout, study: Study, frame: pd.DataFrame, tar
         both = pd.concat([points[source], points[f"rank {target}"]])
         style.scale_axis(ax.xaxis, both)
         style.scale_axis(ax.yaxis, both)
-        ax.set_title(study.title(target), fontsize=9, pad=13)
+        ax.set_title(study.title(target), fontsize=9, pad=20)
         ax.text(0, 1.03, pearsons(frame, source, f"rank {target}"), transform=ax.transAxes, fontsize=6.5,
                 color=style.GREY)
         ax.set(xlabel=f"{name}, source", ylabel=f"{name}, target")
@@ -300,12 +302,28 @@ def equality(ax) -> None:
 
 
 def pearsons(frame: pd.DataFrame, x: str, y: str) -> str:
-    """Pearson's r over all configurations, and its range over the methods with three of them or more."""
-    found = select.configurations(frame, [x, y]).dropna(subset=[x, y])
-    each = [group[x].corr(group[y]) for _, group in found.groupby("method") if len(group) >= 3]
-    each = [r for r in each if pd.notna(r)]  # where a method's ranks are all equal there is none
-    text = f"r {style.number(found[x].corr(found[y]))}" if len(found) >= 3 else "r –"
-    return text + (f", by method {style.number(min(each))} to {style.number(max(each))}" if each else "")
+    """Pearson's r over all configurations, and the lowest of the methods that have three of them or more."""
+    found = select.configurations(frame, [x, y])
+    each = {method: group for method, group in found.groupby("method")
+            if len(group) >= 3 and pd.notna(group[x].corr(group[y]))}  # NaN where all ranks are equal
+    text = f"r {with_interval(found, x, y)}, all methods"
+    if not each:
+        return text
+    lowest = min(each, key=lambda method: each[method][x].corr(each[method][y]))
+    return f"{text}\nlowest {ABBREVIATED.get(lowest, lowest)} {with_interval(each[lowest], x, y)}"
+
+
+def with_interval(found: pd.DataFrame, x: str, y: str) -> str:
+    """Pearson's r of some configurations, '–' below three, and its interval, resampled within each method."""
+    if len(found) < 3:
+        return "–"
+    strata = [group[[x, y]].to_numpy(float).T for _, group in found.groupby("method")]
+    return style.number(found[x].corr(found[y])) + style.bracket(style.interval(pearson, strata))
+
+
+def pearson(*samples: np.ndarray) -> np.ndarray:
+    """Of all strata together, in each draw."""
+    return bootstrap.pearson(np.concatenate(samples, axis=-1))
 
 
 def accuracy_links(figure: Figure, layout, study: Study, frame: pd.DataFrame) -> None:
@@ -318,10 +336,11 @@ def accuracy_links(figure: Figure, layout, study: Study, frame: pd.DataFrame) ->
         ax = figure.add_subplot(layout[place])
         whole = style.complete(frame, [f"{kind} {target}", f"test {target}"])
         if not scatter_panel(ax, whole, f"{kind} {target}", f"test {target}", "no run has\nthese accuracies", log=False,
-                             per_line=3):
+                             per_line=2, intervals=True):
             continue
         if kind == "train":
             equality(ax)
         missing = frame["run"].nunique() - whole["run"].nunique()
-        ax.set_title(titles[target] + (f" ({missing} missing)" if missing else ""), fontsize=9, pad=21)
-        ax.set(xlabel=labels[kind][0], ylabel=labels[kind][1])
+        ax.set_title(titles[target] + (f" ({missing} missing)" if missing else ""), fontsize=9, pad=27)
+        ax.set_xlabel(labels[kind][0])
+        ax.set_ylabel(labels[kind][1], labelpad=2)

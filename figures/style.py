@@ -12,12 +12,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from replicate import bootstrap, paths, profile, results, select
+from replicate import bootstrap, claims, paths, profile, results, select
 from replicate.errors import UserError
 from replicate.grid import METHODS
 
@@ -39,7 +40,8 @@ SWEEPS = {
 }
 RANK_AXIS = "RankMe of the source's embeddings"
 FOOTER = "footer"  # gid of its text, which `save` also writes as the SVG's description
-ENOUGH = 8  # configurations for an interval of a correlation, the min_runs of the claims on them
+# configurations for an interval of a correlation: what the claim on figure 1 asks for, as those on figure 5 do
+ENOUGH = next(claim["min_runs"] for claim in claims.definitions() if claim["id"] == "predicts-id")
 DECADES = 8  # a ratio of largest to smallest from which an axis is logarithmic
 plt.rcParams.update({
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
@@ -134,12 +136,24 @@ def correlations(frame: pd.DataFrame, x: str, y: str) -> dict[str, tuple[float, 
 
 
 def intervals(frame: pd.DataFrame, x: str, y: str) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval of each coefficient of `correlations` that is over ENOUGH; those of claims.csv."""
+    """`interval` of each coefficient of `correlations` that has one; those of claims.csv where it has the pair."""
     found = select.configurations(frame, [x, y])
-    strata = {method: group[[x, y]].to_numpy(float).T for method, group in found.groupby("method")}
-    sampled = {method: bootstrap.bootstrap(bootstrap.spearman, [stratum]) for method, stratum in strata.items()
-               if stratum.shape[1] >= ENOUGH}
-    return {method: found.interval() for method, found in sampled.items()}
+    each = {method: interval(bootstrap.spearman, [group[[x, y]].to_numpy(float).T])
+            for method, group in found.groupby("method")}
+    return {method: limits for method, limits in each.items() if limits}
+
+
+def interval(statistic, strata: list[np.ndarray]) -> tuple[float, float] | None:
+    """95 % bootstrap interval, see bootstrap.py; None below ENOUGH configurations or where claims call it ill-posed."""
+    if sum(stratum.shape[1] for stratum in strata) < ENOUGH:
+        return None
+    sampled = bootstrap.bootstrap(statistic, strata)
+    return None if sampled.undefined > claims.UNDEFINED else sampled.interval()
+
+
+def bracket(limits: tuple[float, float] | None) -> str:
+    """An interval as ' [.61, .93]', nothing where there is none."""
+    return f" [{', '.join(map(number, limits))}]" if limits else ""
 
 
 def number(value: float) -> str:

@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     parity.add_argument("--table", action="store_true", help="only write results/<profile>/vissl_parity.csv")
     verb("rank-runs", "apply the rank estimators to the spectra of the study's runs", runs=True, datasets=True)
     verb("compile", "merge runs/ into results/<profile>/*.csv").add_argument("--seeds", default="0")
-    _verify_options(verb("verify", "recompute a seeded sample of the study and compare it with the CSVs", datasets=True))
+    _verify_options(verb("verify", "recompute a sample of the study and compare it with the CSVs", datasets=True))
     judging = verb("claims", "the verdict on every claim, into results/<profile>/claims.csv")
     judging.add_argument("--measure-cheap", type=int, metavar="IMAGES", help="first time the embedding of so many random "
                          "224 px images by a ResNet-50 and the spectrum of 25,600 x 2,048, for the claim `cheap`")
@@ -136,7 +136,7 @@ def _verify_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--seeds", default="0", metavar="SEED", help="of the trainings: one that is cached (0)")
     one.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (2)")
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto (default)")
-    one.add_argument("--json", metavar="FILE", help="write the outcome there, too")
+    one.add_argument("--engine", choices=("native", "vissl"), help="no other than the profile's can be verified")
 
 
 def _data_options(one: argparse.ArgumentParser) -> None:

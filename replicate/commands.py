@@ -1,7 +1,7 @@
 """What each verb of the command line does; its options are in __main__.py.
 
-STAGES are steps of a profile's study. TOOLS use all cores and return an exit status: they work on what is the user's own, or
-drive the stages. Imports wait until they are needed: torch takes two seconds, and a profile's threads must be set before.
+STAGES are steps of a profile's study. TOOLS use all cores and return an exit status: they work on what is the user's own,
+or drive the stages. Imports wait until they are needed: torch takes two seconds, and threads must be set before.
 """
 
 import os
@@ -215,18 +215,21 @@ def compile_(args, profile) -> None:
 def verify(args) -> int:
     """Recompute a sample; the status is 2 where it differs from the cached rows."""
     import signal
-    from pathlib import Path
 
     from replicate import profile, verify
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is being recomputed ends, and its folder goes
+    for stop in verify.STOPS:
+        if signal.getsignal(stop) != signal.SIG_IGN:  # as under nohup
+            signal.signal(stop, signal.default_int_handler)  # what is being recomputed ends, and its folder goes
     loaded, seeds = profile.load(args.profile), seeds_of(args.seeds)
     if len(seeds) > 1:
         raise UserError(f"--seeds is {args.seeds!r}: one seed at a time is verified")
     if args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs}, it must be 1 or more")
+    if args.engine not in (None, loaded.engine):
+        raise UserError(f"--engine is {args.engine}: only rows of the profile's engine, {loaded.engine}, are verified")
     outcome = verify.verify(loaded, args.profile, args.runs, seeds[0], names_of(args, loaded), args.draw, args.jobs,
-                            args.device, Path(args.json) if args.json else None)
+                            args.device)
     return 2 if outcome == "differs" else 0
 
 

@@ -16,7 +16,7 @@ CLAIMS = PACKAGE / "claims.yaml"
 PROFILES = PACKAGE / "profiles"
 MANIFESTS = Path(os.environ.get("REPLICATE_MANIFESTS") or ROOT / "data_manifests")
 HOME = Path(os.environ.get("REPLICATE_HOME") or ROOT).resolve()
-"""Below it runs/, results/, figures/<profile>/, tables/<profile>/ and report/<profile>/ are written; REPLICATE_HOME moves all of them."""
+"""Below it runs/, results/ and figures/, tables/ and report/<profile>/ are written; REPLICATE_HOME moves all of them."""
 
 
 VISSL_PYTHON = Path(os.environ.get("VISSL_PYTHON") or ROOT / ".venv-vissl" / "bin" / "python").absolute()

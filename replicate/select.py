@@ -88,7 +88,7 @@ def in_sweep(frame: pd.DataFrame, method: str, sweep: str) -> pd.DataFrame:
 
 
 def swept_values(frame: pd.DataFrame, sweep: str) -> pd.Series:
-    """The values of the hyper-parameter that the sweep moves, as floats; `sweep` is a column or the grid's name of one."""
+    """The values of the hyper-parameter that the sweep moves, as floats; `sweep` is a column or the grid's name."""
     return frame[sweep if sweep in frame else SWEPT[sweep]].astype(float)
 
 

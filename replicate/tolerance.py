@@ -56,7 +56,7 @@ class Number:
 
     @property
     def beyond(self) -> bool:
-        return self.difference > self.allowed
+        return not self.equal and not self.difference <= self.allowed
 
 
 def difference(table: str, one: float, other: float) -> float:
@@ -71,11 +71,15 @@ def place_of(table: str) -> tuple[str, ...]:
 
 
 def numbers_of(run: str, table: str, old: dict[str, str], new: dict[str, str]) -> list[Number]:
-    """The numbers that both of two rows have."""
+    """The finite numbers that both of two rows have."""
     place = {column: old[column] for column in place_of(table)}
     return [Number(run, table, column, place, old[column], new[column],
                    difference(table, float(old[column]), float(new[column])))
-            for column in NUMBERS.get(table, ()) if old[column] and new[column]]  # fmt: skip
+            for column in NUMBERS.get(table, ()) if finite(old[column]) and finite(new[column])]  # fmt: skip
+
+
+def finite(text: str) -> bool:
+    return text != "" and math.isfinite(float(text))
 
 
 # ---------------------------------------------------------------- noise
@@ -112,7 +116,7 @@ def deviations(rows: pd.DataFrame, table: str, column: str) -> pd.DataFrame:
 
     `rows` are those of repeated trainings with their `configuration`; deviations are parts of the mean but in PERCENT.
     """
-    rows = rows.dropna(subset=[column])
+    rows = rows[np.isfinite(rows[column])]
     group = [rows[name] for name in ["configuration", *place_of(table)]]
     mean = rows[column].groupby(group).transform("mean")
     deviation = rows[column] - mean if table in PERCENT else ((rows[column] - mean) / mean.abs()).fillna(0.0)
@@ -235,7 +239,7 @@ class Study:
         for table, columns in NUMBERS.items():
             rows = pd.DataFrame(tables[table], columns=results.SCHEMAS[table]).merge(again, on=["run", "seed"])
             for column in columns:
-                numeric = rows.assign(**{column: pd.to_numeric(rows[column])})
+                numeric = rows.assign(**{column: rows[column].replace("", "nan").astype(float)})
                 self.cells[table, column] = deviations(numeric, table, column)
             for row in rows.to_dict("records"):
                 here = self.rows.setdefault((row["run"], row["seed"]), {}).setdefault(table, {})

@@ -29,7 +29,8 @@ from replicate.tolerance import NUMBERS, PERCENT, Number, Rows, Tolerated
 EXACT = {"runs": ("method", "source", "sweeps", "status", "epochs", "steps", *grid.HYPERPARAMETERS, "precision",
                   "config_hash"),
          "accuracy": ("metric", "status"), "rank": ("n_samples", "status"), "cells": ("hash",)}  # fmt: skip
-PROBING = 1.5  # a whole study takes so many times its trainings: on mini an hour, with 42 minutes of them
+PROBING = 1.5  # the time of a whole study over that of its trainings, on mini
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LISTED = 20
 
 
@@ -119,7 +120,9 @@ def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datase
     process = subprocess.Popen(command, cwd=paths.ROOT, env=environment, start_new_session=True)
     try:
         status = process.wait()
-    except BaseException:  # nobody may write below a home that is about to be removed
+    except BaseException:  # nobody may write below a home that is about to be removed, and no second Ctrl-C keep it
+        for stop in STOPS:
+            signal.signal(stop, signal.SIG_IGN)
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         raise
@@ -149,7 +152,7 @@ def of_sample(tables: dict[str, list[dict]], profile: Profile, runs: list[Run], 
 
 @dataclasses.dataclass
 class Fault:
-    """What must be equal and is not: a row on one side only, a configuration, a status, a hash."""
+    """What must be equal and is not: a row on one side only, a configuration, a status, a hash, a nan."""
 
     run: str
     table: str
@@ -168,8 +171,9 @@ def compare(cached: Rows, fresh: Rows) -> tuple[list[Number], list[Fault]]:
                 where = "cached" if old is None else "recomputed"
                 faults.append(Fault(run, table, f"{label}: missing in the {where} rows", missing=True))
                 continue
-            emptied = [column for column in NUMBERS.get(table, ()) if bool(old[column]) != bool(new[column])]
-            must = [column for column in (*EXACT.get(table, ()), *emptied) if old[column] != new[column]]
+            without = [column for column in NUMBERS.get(table, ())
+                       if not (tolerance.finite(old[column]) and tolerance.finite(new[column]))]
+            must = [column for column in (*EXACT.get(table, ()), *without) if old[column] != new[column]]
             faults += [Fault(run, table, f"{label}: {column} is {old[column] or 'empty'}, recomputed "
                              f"{new[column] or 'empty'}") for column in must]  # fmt: skip
             numbers += tolerance.numbers_of(run, table, old, new)
@@ -190,12 +194,13 @@ def machine(profile: Profile) -> str:
 
 def announce(profile: Profile, runs: list[Run], rows: dict[str, dict], seed: int, datasets: list[str], jobs: int,
              home: Path) -> None:  # fmt: skip
-    seconds = sum(float(rows[run.run]["wall_seconds"]) for run in runs)
-    longest = max(float(rows[run.run]["wall_seconds"]) for run in runs)
-    minutes = max(1, math.ceil(max(seconds / jobs, longest) * PROBING / 60))
+    seconds = [float(told) for run in runs if (told := rows[run.run]["wall_seconds"])]
+    minutes = max(1, math.ceil(max([sum(seconds) / jobs, *seconds]) * PROBING / 60))
+    unknown = len(runs) - len(seconds)
     names = " ".join(run.run for run in runs)
     print(f"verify profile {profile.name}, seed {seed}: {names}, on {len(datasets)} data sets\n"
-          f"about {minutes} min and the preparation of the data: the cached rows' trainings took {seconds:.0f} s, "
+          f"{'more than' if unknown else 'about'} {minutes} min and the preparation of the data: the cached rows' "
+          f"trainings took {sum(seconds):.0f} s{f' and {unknown} an unknown time' if unknown else ''}, "
           f"{jobs} at a time, and probes and ranks add half of that\n"
           f"below {home}, removed at the end\n{machine(profile)}", flush=True)
 
@@ -204,40 +209,32 @@ def amount(table: str, difference: float) -> str:
     return f"{difference:.2f} points" if table in PERCENT else f"{100 * difference:.3g} %"
 
 
+def place_of(number: Number) -> str:
+    return " ".join([*number.place.values(), number.column])
+
+
+def off(number: Number) -> str:
+    return f"off by {amount(number.table, number.difference)}, allowed {amount(number.table, number.allowed)}"
+
+
 def described(number: Number) -> str:
-    place = " ".join([*number.place.values(), number.column])
-    return (f"{number.run} {number.table}.csv {place}: cached {number.cached}, recomputed {number.fresh}, "
-            f"off by {amount(number.table, number.difference)}, allowed {amount(number.table, number.allowed)}")
+    return (f"{number.run} {number.table}.csv {place_of(number)}: cached {number.cached}, recomputed {number.fresh}, "
+            f"{off(number)}")  # fmt: skip
 
 
-def summary(numbers: list[Number], faults: list[Fault], cached: Rows, fresh: Rows) -> list[dict]:
-    """A row a run and CSV: rows on both sides, numbers equal, within and beyond what is allowed, largest difference."""
-    lines = []
+def show(numbers: list[Number], faults: list[Fault], cached: Rows, fresh: Rows) -> None:
+    """A line a run and CSV, counting the rows on both sides and their numbers; then what is not as it must be."""
+    titles = ("rows", "missing", "numbers", "equal", "within", "beyond")
+    print(f"{'run':16} {'CSV':12}" + "".join(f"{title:>9}" for title in titles) + "  largest difference")
     for run, table in [(key[0], table) for key in {**cached["runs"], **fresh["runs"]} for table in NUMBERS]:
         here = [number for number in numbers if (number.run, number.table) == (run, table)]
+        equal, beyond = sum(number.equal for number in here), sum(number.beyond for number in here)
+        counts = (sum(key[0] == run and key in fresh[table] for key in cached[table]),
+                  sum((fault.run, fault.table) == (run, table) and fault.missing for fault in faults),
+                  len(here), equal, len(here) - equal - beyond, beyond)  # fmt: skip
         largest = max(here, key=lambda number: number.difference, default=None)
-        lines.append({
-            "run": run, "csv": table, "rows": sum(key[0] == run and key in fresh[table] for key in cached[table]),
-            "missing": sum((fault.run, fault.table) == (run, table) and fault.missing for fault in faults),
-            "numbers": len(here), "equal": sum(number.equal for number in here),
-            "within": sum(not number.equal and not number.beyond for number in here),
-            "beyond": sum(number.beyond for number in here),
-            "largest": largest and largest.difference, "allowed": largest and largest.allowed,
-            "of": largest and " ".join([*largest.place.values(), largest.column]),
-        })  # fmt: skip
-    return lines
-
-
-def show(lines: list[dict], numbers: list[Number], faults: list[Fault]) -> None:
-    """The table, and what is not as it must or may be."""
-    counts = ("rows", "missing", "numbers", "equal", "within", "beyond")
-    print(f"{'run':16} {'CSV':12}" + "".join(f"{name:>9}" for name in counts) + "  largest difference")
-    for line in lines:
-        largest = ""
-        if line["largest"]:
-            off, allowed = (amount(line["csv"], line[name]) for name in ("largest", "allowed"))
-            largest = f"{off} (allowed {allowed}): {line['of']}"
-        print(f"{line['run']:16} {line['csv']:12}" + "".join(f"{line[name]:9}" for name in counts) + f"  {largest}")
+        most = f"{off(largest)}: {place_of(largest)}" if largest and largest.difference else ""
+        print(f"{run:16} {table:12}" + "".join(f"{count:9}" for count in counts) + f"  {most}")
     beyond = [number for number in numbers if number.beyond]
     beyond.sort(key=lambda number: -number.difference / number.allowed)
     _list("not equal, and must be", [f"{fault.run} {fault.table}.csv {fault.text}" for fault in faults])
@@ -281,7 +278,7 @@ def conclusion(outcome: str, numbers: list[Number], faults: list[Fault]) -> str:
 
 
 def verify(profile: Profile, profile_name: str, patterns: list[str], seed: int, datasets: list[str], draw: int,
-           jobs: int, device: str, report: Path | None = None) -> str:  # fmt: skip
+           jobs: int, device: str) -> str:  # fmt: skip
     """Draw, recompute, compare, print; returns the verdict. Raises UserError before any work if there can be none."""
     trainings = trained(profile, seed)
     runs = sample(trainings, patterns, draw)
@@ -296,12 +293,12 @@ def verify(profile: Profile, profile_name: str, patterns: list[str], seed: int, 
         with _home(home):
             fresh = read(profile, datasets)
             sizes = {name: cache.sizes(profile, name) for name in datasets}
-    return judge(profile, cached, fresh, sizes, runs, seed, datasets, report)
+    return judge(profile, cached, fresh, sizes, runs, seed, datasets)
 
 
 def judge(profile: Profile, cached: dict[str, list[dict]], fresh: dict[str, list[dict]], sizes: tolerance.Sizes,
-          runs: list[Run], seed: int, datasets: list[str], report: Path | None = None) -> str:  # fmt: skip
-    """Compare, print and, where a report is asked for, write it as JSON; returns the verdict."""
+          runs: list[Run], seed: int, datasets: list[str]) -> str:  # fmt: skip
+    """Compare and print; returns the verdict."""
     sides = [of_sample(tables, profile, runs, seed, datasets) for tables in (cached, fresh)]
     numbers, faults = compare(*sides)
     bound, other = None, tolerance.retrained(numbers)
@@ -310,17 +307,10 @@ def judge(profile: Profile, cached: dict[str, list[dict]], fresh: dict[str, list
         count = sum(number.run in other for number in numbers)
         bound = tolerance.tolerated(known.own(sizes), len(other), count, known.df)
     tolerance.allow(numbers, known.spread() if bound else {}, sizes, other if bound else set())
-    outcome, lines = tolerance.verdict(numbers, faults, bound), summary(numbers, faults, *sides)
+    outcome = tolerance.verdict(numbers, faults, bound)
     made = "; ".join(sorted({f"torch {row['torch_version']} on {row['device']}" for row in sides[0]["runs"].values()}))
     print(f"recomputed on {machine(profile)}; the cached rows with {made}")
-    show(lines, numbers, faults)
+    show(numbers, faults, *sides)
     explain(numbers, bound)
     print(conclusion(outcome, numbers, faults), flush=True)
-    if report:
-        about = {"profile": profile.name, "seed": seed, "runs": [run.run for run in runs], "datasets": datasets,
-                 "machine": machine(profile), "cached": made, "verdict": outcome, "tables": lines,
-                 "tolerated": bound and dataclasses.asdict(bound),
-                 "faults": [dataclasses.asdict(fault) for fault in faults],
-                 "beyond": [dataclasses.asdict(number) for number in numbers if number.beyond]}
-        paths.write_text(report, json.dumps(about, indent=1) + "\n")
     return outcome

@@ -8,6 +8,7 @@ import inline_svg
 import our_markdown
 
 from replicate import claims, grid, paths, profile, results
+from replicate.errors import UserError
 
 VERDICTS = {  # verdict -> word and mark; a colour comes on top of them
     "replicated": ("replicated", "✓"), "not_replicated": ("not replicated", "✗"),
@@ -72,6 +73,8 @@ def cell(claim: dict, method: str) -> dict:
 
 
 def printable(row: dict) -> dict:
+    if row["verdict"] not in VERDICTS:
+        raise UserError(f"claims.csv: unknown verdict {row['verdict']!r} of {row['id']}: `make claims` writes it anew")
     word, mark = VERDICTS[row["verdict"]]
     numbers = {name: number(row[name]) for name in ("statistic", "low", "high")}
     return {"verdict": row["verdict"], "word": word, "mark": mark, **numbers, "has": row["statistic"] is not None,

@@ -3,8 +3,8 @@
     python report/replication.py [--counts README.md]
 
 --counts also puts the number of verdicts of each kind between the lines `<!-- verdicts:begin -->` and
-`<!-- verdicts:end -->` of a file. Every sentence with a number or a verdict is made from results/, claims.yaml and catalogue.yaml; equal bytes from equal
-inputs. The profiles are those that have results.
+`<!-- verdicts:end -->` of a file. Every sentence with a number or a verdict is made from results/, claims.yaml and
+catalogue.yaml; equal bytes from equal inputs. The profiles are those that have results.
 """
 
 import argparse
@@ -116,8 +116,8 @@ def verdict_counts(judged: dict[str, list[dict]]) -> str:
 {len(claims.definitions())} claims, with their statistics and bounds, were fixed before any result existed
 ([claims.yaml](replicate/claims.yaml)). Each is computed a method at a time: seeds averaged, repeated configurations
 counted once, extra runs left out. The interval is a 95 % stratified bootstrap over runs (10,000 draws). ✓ replicated:
-the whole interval satisfies the bound; ✗ not replicated: the whole of it violates it; ? inconclusive: it holds the
-bound; – not run. A method has 9 to 31 configurations at most, so intervals are wide.""",
+the whole interval satisfies the bound; ✗ not replicated: the whole of it violates it; ? inconclusive: the bound lies
+inside the interval, or a part is undecided or ill-posed; – not run: too few configurations. Few make wide intervals.""",
         counts(judged),
         "What each claim says, and where the paper or the critic says so:",
         table(["claim", "says", "from"], [[f"`{claim['id']}`", claim["says"], claim["from"]]
@@ -178,7 +178,9 @@ def side(judged: list[dict], wanted: str) -> str:
 
 
 def brief(cell: dict, numbers: bool) -> str:
-    return " ".join(filter(None, [cell["method"], cell["statistic"] if cell["has"] and numbers else ""]))
+    if not cell["method"]:  # the numbers mean nothing without the machine, which the note names
+        return f"{cell['statistic']}: {cell['note']}" if numbers else ""
+    return cell["method"] + f" {cell['statistic']}" * (cell["has"] and numbers)
 
 
 def ill_posed(judged: dict[str, list[dict]]) -> str:
@@ -220,7 +222,7 @@ def choices(names: list[str]) -> str:
     return "\n\n".join([
         "## Choosing hyper-parameters: ours beside the published numbers",
         "Points of linear accuracy lost on the label oracle, mean and largest over those of the paper's nine sweeps "
-        "that were run, seeds averaged; a negative one beats the oracle.",
+        "that were run: each seed chooses for itself, then the accuracies are averaged; a negative one beats the oracle.",
         table(["features", "evaluated on", "whose numbers", "sweeps", "RankMe, mean", "largest", "alpha-ReQ, mean",
                "largest"], rows)])  # fmt: skip
 
@@ -304,14 +306,15 @@ CHECKING = """\
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=f"Write {FILE} from the CSVs in results/.")
-    parser.add_argument("--counts", type=Path, metavar="FILE", help="put the number of verdicts between its markers, too")
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="put the number of verdicts between its markers")
     file = parser.parse_args().counts
     try:
+        text = file.read_text("utf-8") if file else ""
         paths.write_text(paths.HOME / FILE, document())
         if file:
             found = counts({name: facts.judgements(name) for name in measured()})
-            paths.write_text(file, markers.splice(file.read_text("utf-8"), "verdicts", found))
-    except UserError as error:
+            paths.write_text(file, markers.splice(text, "verdicts", found))
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"wrote {paths.HOME / FILE}")

@@ -18,39 +18,39 @@ NOTES = [
     "trainings: those of them. Both are trained and probed anew, on the same images. Noise: half the range over the "
     "trainings of one configuration, median over configurations. sd: of one training about its configuration's mean, "
     "variances pooled over configurations. Of three trainings the half-range is .85 sd on average, of two .56.",
-    "Range: highest less lowest mean over seeds within the sweep. A difference below twice the method's noise is "
-    "flat. That is a low bar: two single trainings pass it by chance about once in four times, and the range of 7 or "
-    "12 equal ones is about 2.7 or 3.3 sd.",
-    "Gap: that of table-figure-1, accuracy of the oracle's choice less that of RankMe's, where each seed chooses by "
-    "itself and the gaps are averaged. Beyond noise: a gap, to either side, of twice the method's noise or more. An "
-    "oracle also picks good luck: among 7 or 12 equal runs its own accuracy is about 1.4 or 1.6 sd above their mean.",
+    "Range and gap are of the same numbers, one a run: its means over the seeds that have RankMe and both "
+    "accuracies. Range: highest less lowest within the sweep. Gap: accuracy of the run with the highest "
+    "accuracy on the source less that of the run with the highest RankMe.",
+    "A range below twice the method's noise is flat; beyond noise is a gap, to either side, of twice the noise or "
+    "more. The noise is that of single trainings, and a low bar: two of them pass it by chance about once in four "
+    "times, and the range of 7 or 12 equal runs is about 2.7 or 3.3 sd where each is one training, 1.6 or 1.9 sd where "
+    "each is the mean of three (trainings three times runs). An oracle also picks good luck: its own accuracy is about "
+    "1.4 or 1.6 sd above the mean of 7 or 12 single equal runs, .8 or .9 sd of means of three.",
     f"{layout.MISSING}: no configuration was trained twice, or the sweep has no such number. The runs pretrained on "
     "iNat-18 were trained once and are left out.",
 ]
+GAPS = ("id", "ood")  # columns of the study
 
 
 def build(profile) -> None:
     source = profile.sources["imagenet"]
     study = select.study(*results.frames(profile), source, "representation", width=profile.width)
+    rows = [row for method in select.METHODS for row in of_method(study[study["method"] == method], method)]
+    filled = [as_text(row) for row in rows if row[1] == "all" or row[2]]
     cells = select.cells(results.read(profile.name, "selection"), source, "representation")
-    rows = [as_text(row) for method in select.METHODS
-            for row in of_method(study[study["method"] == method], method, {"id": source, "ood": "ood"}, cells)]
-    said = [f"{layout.provenance(profile)}; source: {source}; {seeds(study)}.", *NOTES, *layout.absent(profile)]
-    layout.write(profile.name, "table-noise", TITLE, HEADER, rows, said, wide=True)
+    said = [f"{layout.provenance(profile)}; source: {source}; {seeds(study)}.", *NOTES, *apart(filled, cells, source),
+            *left_out(rows), *layout.absent(profile)]
+    layout.write(profile.name, "table-noise", TITLE, HEADER, filled, said, wide=True)
 
 
-def of_method(trained: pd.DataFrame, method: str, targets: dict[str, str], cells: dict) -> list[list]:
-    """The row of all of a method's trainings, then one a sweep, each judged by the noise of the whole method.
-
-    targets: column of the study -> where `cells`, of `select.cells`, evaluate its gap.
-    """
+def of_method(trained: pd.DataFrame, method: str) -> list[list]:
+    """The row of all of a method's trainings, then one a sweep, each judged by the noise of the whole method."""
     kept = trained[~select.is_extra(trained["run"])]
     noise = halves(kept)
-    rows = [[method, "all", kept["run"].nunique(), *spread(kept), *[None] * (len(MEASURED) + 4)]]
+    rows = [[method, "all", kept["run"].nunique(), *spread(kept), *[None] * (len(MEASURED) + len(GAPS) + 2)]]
     for sweep in sweeps(method):
         members = select.candidates_of(kept, method, sweep)
-        found = ranges(members)
-        gaps = {column: gap(cells, target, method, sweep) for column, target in targets.items()}
+        found, gaps = differences(members)
         rows.append([method, sweep, members["run"].nunique(), *spread(members), *scaled(found),
                      judged(found, noise, flat=True), *gaps.values(), judged(gaps, noise, flat=False)])
     return rows
@@ -76,25 +76,45 @@ def spread(frame: pd.DataFrame) -> list:
     return [len(counts), int(counts.sum()), *scaled(halves(frame)), *scaled(dict(zip(MEASURED, sds, strict=True)))]
 
 
-def ranges(members: pd.DataFrame) -> dict[str, float | None]:
-    """Highest less lowest mean over seeds among a sweep's runs, relative as `half_range` is."""
-    if members["run"].nunique() < 2:
-        return dict.fromkeys(MEASURED)
-    means = select.run_means(members, list(MEASURED))[list(MEASURED)]
+def differences(members: pd.DataFrame) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Ranges of a sweep's runs, relative as `half_range` is, and what RankMe's choice loses on the oracle's, points.
+
+    Both of the runs' means over seeds, so that no gap exceeds the range of its accuracy.
+    """
+    means = select.run_means(members, list(MEASURED)).set_index("run") if len(members) else members
+    if len(means) < 2:
+        return dict.fromkeys(MEASURED), dict.fromkeys(GAPS)
     found = means.max() - means.min()
-    return {column: found[column] / (means[column].mean() if column in RELATIVE else 1) for column in MEASURED}
+    lost = means.loc[means["id"].idxmax()] - means.loc[means["rankme"].idxmax()]
+    return ({column: found[column] / (means[column].mean() if column in RELATIVE else 1) for column in MEASURED},
+            {column: lost[column] for column in GAPS})
 
 
-def gap(cells: dict, target: str, method: str, sweep: str) -> float | None:
-    """What RankMe's choice loses on the oracle's there, points."""
-    chosen = [cells.get((target, selector, method, sweep)) for selector in ("oracle", "rankme")]
-    return None if None in chosen else chosen[0] - chosen[1]
+def apart(rows: list[list[str]], cells: dict, source: str) -> list[str]:
+    """The note on the gaps of the source that differ where each seed chooses by itself, as in table-figure-1.
+
+    `cells` of `select.cells`.
+    """
+    said = []
+    for method, sweep, shown in ((*row[:2], row[HEADER.index("source gap")]) for row in rows):
+        chosen = [cells.get((source, selector, method, sweep)) for selector in ("oracle", "rankme")]
+        averaged = layout.fixed(None if None in chosen else chosen[0] - chosen[1])
+        said += [f"{method} {sweep} {averaged}"] if averaged != shown else []
+    return [f"Source gaps that table-figure-1, where each seed chooses by itself, has otherwise: {', '.join(said)}. A "
+            "seed there chooses among the runs that it trained."] if said else []
 
 
-def judged(differences: dict, noise: dict[str, float], flat: bool) -> list[str] | None:
+def left_out(rows: list[list]) -> list[str]:
+    """The note that counts the sweeps without a row."""
+    swept = [row for row in rows if row[1] != "all"]
+    missing = sum(not row[2] for row in swept)
+    return [f"Left out: {missing} of {len(swept)} sweeps, of which no run has RankMe and accuracy."] * (missing > 0)
+
+
+def judged(found: dict, noise: dict[str, float], flat: bool) -> list[str] | None:
     """Labels of those differences that are flat, or of those that are not; None where none can be judged."""
     verdicts = {column: select.is_flat(difference and abs(difference), noise[column])
-                for column, difference in differences.items()}
+                for column, difference in found.items()}
     known = {column: verdict for column, verdict in verdicts.items() if verdict is not None}
     return [MEASURED[column] for column, verdict in known.items() if verdict is flat] if known else None
 

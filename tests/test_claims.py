@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -396,3 +397,11 @@ def test_the_table_and_the_summary_hold_claims_csv(mini, home, monkeypatch):
     assert found["predicts-id"]["methods"]["DINO"]["verdict"] == "replicated" and not found["predicts-id"]["parts"]
     assert [row["part"] for row in found["selection-gap"]["parts"]["VICReg"]] == ["source", "ood"]
     assert found["critic-noise"]["critic"] and not found["cheap"]["critic"]
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in sorted(paths.ROOT.glob("results/*/claims.csv"))])
+def test_the_verdicts_in_git_are_those_of_the_csvs_in_git(name, home):
+    shutil.copytree(paths.ROOT / "results" / name, home / "results" / name)
+    committed = results.path(name, "claims").read_bytes()
+    claims.write(name)
+    assert results.path(name, "claims").read_bytes() == committed, f"out of date: make claims PROFILE={name}"

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny_study
 from matplotlib import pyplot
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from replicate import paths
+from replicate import paths, select
 
 FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5", "figure_S1", "figure_S2", "figure_S3",
            "figure_S10", "figure_S11", "figure_S4", "figure_S5", "figure_S6", "figure_S7", "figure_S8",
@@ -74,7 +75,6 @@ def test_figure_1_has_the_intervals_of_the_claims(folder):
     from replicate import bootstrap, claim_parts
 
     tiny_study.write("mini", tiny_study.seeded())
-    import figure_1
     import style
 
     frame, data = style.Study("mini").frame(), claim_parts.load("mini")
@@ -85,7 +85,7 @@ def test_figure_1_has_the_intervals_of_the_claims(folder):
             expected = bootstrap.bootstrap(part.statistic, part.strata)
             assert shown[method] == expected.interval() and found[method][1] == part.n
             assert found[method][0] == pytest.approx(expected.value)
-    assert figure_1.interval(shown["SimCLR"]) in words(draw("figure_1", "mini"))
+    assert style.bracket(shown["SimCLR"]) in words(draw("figure_1", "mini"))
     assert style.intervals(frame[frame["run"].isin(["DINO-0", "DINO-1", "DINO-2"])], "rankme", "id") == {}
 
 
@@ -95,7 +95,8 @@ def test_figure_1_draws_the_retraining_noise_to_scale(folder):
     said = words(figure)
     assert "bars: range over seeds 0, 1, 2 (20 runs, others seed 0)" in said and "94 of 95 runs of the grid" in said
     assert "retraining noise: ±10.0 %, ±2.0 points" in said  # three seeds at 1.1 and .9 times, +-2 points
-    crosses = [drawn for drawn in figure.axes[0].collections if hasattr(drawn, "get_segments") and drawn.get_zorder() == 3]
+    crosses = [drawn for drawn in figure.axes[0].collections
+               if hasattr(drawn, "get_segments") and drawn.get_zorder() == 3]
     low, high = crosses[0].get_segments()[0][:, 0]
     assert high / low == pytest.approx(1.1 / 0.9)
     bottom, top = crosses[1].get_segments()[0][:, 1]
@@ -125,7 +126,8 @@ def test_figure_4_has_bands_and_bars(folder):
         band = next(drawn for drawn in axes.collections if drawn.get_zorder() == 1).get_paths()[0].vertices
         at = band[:, 0] == band[:, 0].max()
         assert band[at, 1].max() - band[at, 1].min() == pytest.approx(4)
-    assert "bars: range over seeds 0, 1, 2 (7 runs, others seed 0)" in words(figure)
+    said = words(figure)
+    assert "bars: range over seeds 0, 1, 2 (7 runs, others seed 0)" in said and "choices on means over seeds" in said
 
 
 def test_a_pair_of_values_is_averaged_over_the_seeds_that_have_both(folder):
@@ -203,12 +205,53 @@ def test_figure_5_draws_linear_links(folder):
     tiny_study.write("mini", built)
     axes = {panel.get_title(loc="left"): panel for panel in draw("figure_5", "mini").axes[:10]}
     assert list(axes)[:2] == ["iNat-18 (stand-in)", "Places205 (stand-in)"] and len(axes) == 10
-    assert "r 1.00, by method 1.00 to 1.00" in words(axes["VOC07 (stand-in)"])
-    assert "r −1.00, by method −1.00 to −1.00" in words(axes["StanfordCars (stand-in)"])
+    assert "r 1.00 [1.00, 1.00], all methods lowest" in words(axes["VOC07 (stand-in)"])
+    assert "r −1.00 [−1.00, −1.00], all methods lowest" in words(axes["StanfordCars (stand-in)"])
     assert all(y == pytest.approx(0.8 * x) for x, y in points(axes["EuroSAT (stand-in)"]))
     probed = draw("figure_5", "mini").axes[10]
     assert all(test == pytest.approx(training - 5) for training, test in points(probed))
-    assert "VICReg 1.00" in words(probed)
+    assert "VICReg 1.00 [1.00, 1.00]" in words(probed)
+
+
+def test_figure_5_has_the_intervals_of_the_claims(folder):
+    from replicate import bootstrap, claim_parts
+
+    built = tiny_study.seeded()
+    scattered = (built["rank"]["dataset"] == "cars") & (built["rank"]["estimator"] == "rankme")
+    generator = np.random.default_rng(0)
+    built["rank"].loc[scattered, "value"] *= generator.uniform(0.3, 1, scattered.sum())
+    tiny_study.write("mini", built)
+    import style
+
+    axes, data = draw("figure_5", "mini").axes, claim_parts.load("mini")
+    titles = [panel.get_title(loc="left") for panel in axes]
+
+    def sampled(part):
+        found = bootstrap.bootstrap(part.statistic, part.strata)
+        return found.value, style.number(found.value) + style.bracket(found.interval())
+
+    transfer = {method: next(part for part in claim_parts.ranks_transfer(data, method) if part.name == "cars")
+                for method in style.METHODS}
+    lowest = min(transfer, key=lambda method: sampled(transfer[method])[0])
+    assert f"{lowest.replace('VICReg-', '')} {sampled(transfer[lowest])[1]}" in words(axes[titles.index(
+        "StanfordCars (stand-in)")])
+    for panel, claim in ((axes[10], claim_parts.train_test), (axes[12], claim_parts.embedding_representation)):
+        assert all(sampled(claim(data, method)[0])[1] in words(panel) for method in style.METHODS)
+
+
+def test_an_interval_needs_eight_configurations_that_differ(folder):
+    import panels
+    import style
+
+    frame = pd.DataFrame({"run": [f"a-{place}" for place in range(8)], "method": "DINO", "x": range(8), "y": 0.0})
+    frame = frame.assign(**{name: 1 for name in select.CONFIGURATION if name != "method"}).assign(epochs=range(8))
+    rising = frame.assign(y=frame["x"] * 2.0)
+    assert panels.pearsons(rising, "x", "y") == "r 1.00 [1.00, 1.00], all methods\nlowest DINO 1.00 [1.00, 1.00]"
+    assert panels.pearsons(rising[:7], "x", "y") == "r 1.00, all methods\nlowest DINO 1.00"
+    assert panels.pearsons(rising[:2], "x", "y") == "r –, all methods"
+    alone = frame.assign(y=[0.0] * 7 + [1.0])  # more than a third of the draws do not hold the one that differs
+    assert "[" not in panels.pearsons(alone, "x", "y") and style.intervals(alone, "x", "y") == {}
+    assert panels.pearsons(frame, "x", "y") == "r –, all methods"
 
 
 def test_figure_S1_cuts_the_rank_at_the_representations_width(folder):
@@ -333,13 +376,14 @@ def test_figure_S12_counts_the_runs_of_full_rank(folder):
     rank.loc[classical, "value"] = 100
     rank.loc[classical & rank["run"].isin(["SimCLR-15", "VICReg-2", "VICReg-extra-0"]), "value"] = 128
     tiny_study.write("mini", built)
-    assert "full rank: 2 of 94 trainings" in words(draw("figure_S12", "mini"))  # 95 of the source, one diverged, no extra run
+    # 95 of the source, one diverged, no extra run
+    assert "full rank: 2 of 94 trainings" in words(draw("figure_S12", "mini"))
 
 
 def test_figure_S13_is_figure_5_with_the_classical_rank(folder):
     tiny_study.write("mini", tiny_study.completed(tiny_study.mini()))
     target = draw("figure_S13", "mini").axes[0]
-    assert "classical rank, target" in words(target) and "r 1.00, by method 1.00 to 1.00" in words(target)
+    assert "classical rank, target" in words(target) and "r 1.00 [1.00, 1.00], all methods lowest" in words(target)
     with_rankme = points(draw("figure_5", "mini").axes[0])
     assert points(target) == [pytest.approx((1.2 * x, 1.2 * y)) for x, y in with_rankme]
 

@@ -243,15 +243,39 @@ def test_the_noise_table_pools_retrainings_and_judges_gaps(folder):
     assert (lr["retrained"], lr["RankMe noise"]) == ("0", "")
     whole = table["SimCLR", "all"]  # SimCLR-15's configuration has two more runs
     assert (whole["retrained"], whole["trainings"], whole["source noise"]) == ("7", "23", "2.0")
-    cells = select.cells(results.read("mini", "selection"), "imagenet", "representation")
+    whole_study = select.study(*results.frames(profile.load("mini")), "imagenet", "representation")
     for (method, sweep), row in table.items():
         if sweep != "all" and method in ("SimCLR", "VICReg"):
             noise = float(table[method, "all"]["source noise"])
-            gap = cells["imagenet", "oracle", method, sweep] - cells["imagenet", "rankme", method, sweep]
+            means = select.in_sweep(whole_study, method, sweep).groupby("run")[["rankme", "id"]].mean()
+            gap = means["id"].max() - means.loc[means["rankme"].idxmax(), "id"]
             assert row["source gap"] == f"{gap + 0.0:.1f}"
             assert ("source" in row["gap beyond noise"]) == (gap >= 2 * noise)
             assert ("source" in row["flat"]) == (float(row["source range"]) < 2 * noise)
     assert table["VICReg-exp", "cov"]["flat"] == "" and "20 runs with 3 seeds, 78 runs with 1 seed" in made["md"]
+
+
+def test_range_and_gap_of_the_noise_table_are_of_the_same_means(folder):
+    import table_noise
+
+    trained = pd.DataFrame([("a-0", 0, 9.0, 80.0, 50.0), ("a-0", 1, 7.0, 60.0, 40.0), ("a-0", 2, 8.0, 61.0, 42.0),
+                            ("a-1", 0, 10.0, 64.0, 46.0), ("a-2", 0, 6.0, 65.0, None)],
+                           columns=["run", "seed", "rankme", "id", "ood"])
+    ranges, gaps = table_noise.differences(trained)  # means of a-0: 8, 67, 44; a-2 lacks a data set
+    assert ranges == pytest.approx({"rankme": 2 / 9, "id": 3, "ood": 2}) and gaps == pytest.approx({"id": 3, "ood": -2})
+    cells = {("s", "oracle", "A", "x"): 80.0, ("s", "rankme", "A", "x"): 64.0}  # seed 0 alone
+    row = ["A", "x", *["0.0"] * (len(table_noise.HEADER) - 2)]
+    assert "otherwise: A x 16.0." in table_noise.apart([row], cells, "s")[0]
+    assert table_noise.apart([row], cells | {("s", "rankme", "A", "x"): 80.0}, "s") == []
+    assert table_noise.differences(trained[:3]) == (dict.fromkeys(ranges), dict.fromkeys(gaps))
+
+
+def test_the_noise_table_counts_the_sweeps_that_it_leaves_out(folder):
+    tiny_study.write("small", tiny_study.small())
+    made = build("table_noise", folder, of="small")
+    shown = [(row["method"], row["sweep"]) for row in rows_of(made["csv"]) if row["sweep"] != "all"]
+    assert shown == [("SimCLR", "temp"), ("VICReg", "cov")]
+    assert "Left out: 13 of 15 sweeps" in made["md"]
 
 
 def test_seeds_are_averaged_and_a_diverged_one_steps_back(folder):

@@ -1,7 +1,6 @@
 """make verify: the rule in closed forms and on a made-up study, then whole verifications of a tiny one."""
 
 import csv
-import json
 import math
 import os
 import signal
@@ -112,10 +111,10 @@ def study(home):
     return small, cached, fresh
 
 
-def judge(study, *names, report=None, fresh=None):
+def judge(study, *names, fresh=None):
     small, cached, other = study
     runs = [grid.get(name) for name in names]
-    return verify.judge(small, cached, fresh or other, SIZES, runs, 0, tiny_study.SMALL, report)
+    return verify.judge(small, cached, fresh or other, SIZES, runs, 0, tiny_study.SMALL)
 
 
 def test_the_same_rows_are_equal(study, capsys):
@@ -123,13 +122,14 @@ def test_the_same_rows_are_equal(study, capsys):
     assert "0 beyond" in capsys.readouterr().out
 
 
-def test_another_seed_is_within_the_noise(study, capsys, tmp_path):
+def test_another_seed_is_within_the_noise(study, capsys):
     names = ["SimCLR-13", "SimCLR-17", "VICReg-3", "VICReg-8"]
-    assert judge(study, *names, report=tmp_path / "report.json") == "within the noise"
-    said, written = capsys.readouterr().out, json.loads((tmp_path / "report.json").read_text())
-    assert "pairs of retrainings" in said and "torch" in written["machine"] and written["verdict"] == "within the noise"
-    accuracy = next(line for line in written["tables"] if (line["run"], line["csv"]) == ("VICReg-8", "accuracy"))
-    assert accuracy["rows"] == 8 and accuracy["numbers"] == 16 and accuracy["equal"] < 8
+    assert judge(study, *names) == "within the noise"
+    said = capsys.readouterr().out
+    assert "pairs of retrainings" in said and "recomputed on " in said and "\nwithin the noise: of " in said
+    line = next(line.split() for line in said.splitlines() if line.split()[:2] == ["VICReg-8", "accuracy"])
+    rows, missing, numbers, equal, within, beyond = map(int, line[2:8])
+    assert (rows, missing, numbers) == (8, 0, 16) and equal < 8 and equal + within + beyond == 16
 
 
 def test_a_study_off_by_more_than_its_noise_differs(study, capsys):
@@ -160,6 +160,26 @@ def test_a_missing_row_is_named_on_either_side(study, capsys, table, side):
     where = "cached" if side == 1 else "recomputed"
     assert f"VICReg-3 {table}.csv seed 0 {gone['dataset']} {gone['features']}" in (said := capsys.readouterr().out)
     assert f"missing in the {where} rows" in said
+
+
+@pytest.mark.parametrize("cached, fresh", [("50", "nan"), ("inf", "50"), ("nan", "inf"), ("inf", "-inf"), ("nan", "")])
+def test_what_is_no_finite_number_must_be_equal(study, capsys, cached, fresh):
+    one = {name: [dict(row) for row in rows] for name, rows in study[1].items()}
+    other = {name: [dict(row) for row in rows] for name, rows in study[1].items()}
+    row, again = (next(row for row in rows["accuracy"] if row["run"] == "VICReg-3") for rows in (one, other))
+    row["value"], again["value"] = cached, fresh
+    assert judge((study[0], one, other), "VICReg-3") == "differs"
+    assert f"value is {cached}, recomputed {fresh or 'empty'}" in capsys.readouterr().out
+    again["value"] = cached
+    assert judge((study[0], one, other), "VICReg-3") == "equal"
+    assert judge((study[0], one, study[2]), "VICReg-8") == "within the noise"  # and it is no part of the noise
+    assert tolerance.Number("", "rank", "value", {}, "1", "nan", math.nan).beyond
+
+
+def test_a_time_that_is_not_cached_is_unknown(study, tmp_path, capsys):
+    rows = {"SimCLR-13": {"wall_seconds": ""}, "VICReg-3": {"wall_seconds": "120.5"}}
+    verify.announce(study[0], [grid.get(name) for name in rows], rows, 0, tiny_study.SMALL, 2, tmp_path)
+    assert "more than 4 min" in (said := capsys.readouterr().out) and "took 120 s and 1 an unknown time" in said
 
 
 def test_configuration_and_status_are_equal_always(study, capsys):
@@ -226,10 +246,11 @@ whole = pytest.mark.skipif(not (paths.ROOT / ".venv" / "requirements.lock").exis
 
 
 def start(home, *command):
-    """A process of the repository whose REPLICATE_HOME is `home`."""
+    """A process of the repository whose REPLICATE_HOME is `home`; it hears signals also where the tests do not."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "REPLICATE_"))}
     return subprocess.Popen(command, cwd=paths.ROOT, env={**kept, "REPLICATE_HOME": str(home)}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            preexec_fn=lambda: [signal.signal(stop, signal.SIG_DFL) for stop in verify.STOPS])
 
 
 def command_line(place, *arguments):
@@ -291,22 +312,24 @@ def test_a_changed_accuracy_is_found_and_named(place):
     where = {"run": RUN, "dataset": "sun397", "features": "embedding", "probe": "linear"}
     edit(place, "accuracy", lambda row: row.update(value=f"{float(row['value']) + 5:g}"), **where)
     before = contents(place)
-    status, output = finish(start(place, *command_line(place, RUN, "--json", str(place / "report.json"))))
+    status, output = finish(start(place, *command_line(place, RUN)))
     assert status == 2, output
     assert f"{RUN} accuracy.csv sun397 embedding linear value: cached" in output and "\ndiffers: of " in output
-    (found,) = json.loads((place / "report.json").read_text())["beyond"]
-    assert found["difference"] == pytest.approx(5, abs=1e-3) and contents(place) == before
+    assert "off by 5.00 points" in output and "\nbeyond what is allowed (1):" in output and contents(place) == before
 
 
 @whole
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", verify.STOPS)
 def test_an_interrupted_one_leaves_nothing(place, sent):
+    """Also where the signal comes again and again."""
     before = contents(place)
     process = start(place, *command_line(place, RUN))
     while not list(place.glob("runs/verify-tiny-*/runs/tiny/data/*/meta.json")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
-    os.kill(process.pid, sent)
+    while process.poll() is None:
+        os.kill(process.pid, sent)
+        time.sleep(0.01)
     status, output = finish(process)
     assert status == 130 and output.rstrip().endswith("replicate verify: interrupted"), output
     time.sleep(1)  # had a stage outlived it, it would make its folders again
@@ -328,6 +351,7 @@ def test_a_stage_that_fails_is_one_line_and_leaves_nothing(place):
     (["--seeds", "7"], "no trainings of seed 7"),
     (["--seeds", "0,1"], "one seed at a time"),
     (["--jobs", "0"], "--jobs is 0"),
+    (["--engine", "vissl"], "only rows of the profile's engine, native"),
     (["--datasets", "imagnet"], "'imagnet' is not in profile"),
 ])  # fmt: skip
 @whole
