@@ -86,11 +86,11 @@ tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
 CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv spectra.csv convergence.csv \
           vissl_parity.csv))
-PLOT_CODE := $(addprefix replicate/,select.py bootstrap.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
+PLOT_CODE := $(addprefix replicate/,select.py claims.py claims.yaml bootstrap.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
              $(wildcard replicate/profiles/*.yaml)
 FIGURE_CODE := $(addprefix figures/,style.py panels.py power_laws.py alpha_grid.py)
 TABLE_CODE := $(addprefix tables/,layout.py selection_table.py accuracy_table.py) results/published/selection.csv \
-              $(addprefix replicate/,claims.py data/augment.py data/manifest.py probes/sgd.py probes/svm.py probes/knn.py) \
+              $(addprefix replicate/,data/augment.py data/manifest.py probes/sgd.py probes/svm.py probes/knn.py) \
               $(wildcard data_manifests/*.yaml)
 
 define FIGURE
@@ -114,7 +114,7 @@ REPORT := $(OUT)report/$(NAME)/report.html
 REPORTED := $(if $(wildcard $(RESULTS)/runs.csv),$(patsubst %,$(FIGURES)/figure-%.svg,$(BUILT_FIGURES))) \
             $(patsubst %,$(TABLES)/table-%.md,$(BUILT_TABLES))
 REPORT_CODE := $(addprefix report/,report.py facts.py inline_svg.py our_markdown.py catalogue.py catalogue.yaml \
-                 template.html style.css page.js) $(addprefix replicate/,claims.py claims.yaml paths.py) README.md
+                 template.html style.css page.js) replicate/paths.py README.md
 .PHONY: report
 report: setup ## One self-contained page with all of it, report/PROFILE/report.html
 	@$(MAKE) --no-print-directory -j$(JOBS) $(REPORT)

@@ -66,7 +66,7 @@ def markers(ax, cells, x, y) -> None:
 def footer(figure: Figure, study: Study, cells) -> None:
     agree = (cells["agrees"] == "yes").sum()
     native, vissl = cells["native_seeds"].max(), cells["vissl_seeds"].max()
-    parts = [study.provenance(), f"{agree} of {len(cells)} cells agree",
+    parts = [study.profile.provenance, f"{agree} of {len(cells)} cells agree",
              f"{cells['run'].nunique()} runs, {cells['dataset'].nunique()} data sets",
              f"{native:.0f} probe seeds of the native engine, {vissl:.0f} of VISSL"]  # fmt: skip
     figure.text(0.01, 0.008, " · ".join(parts), fontsize=7, color=style.GREY, va="bottom", gid=style.FOOTER)

@@ -109,7 +109,7 @@ def message(study: Study, text: str) -> Figure:
     """A figure that says why there is nothing to draw."""
     figure, ax = plt.subplots(figsize=(6.8, 2))
     style.empty(ax, text)
-    figure.text(0.01, 0.03, study.provenance(), fontsize=7, color=style.GREY, gid=style.FOOTER)
+    figure.text(0.01, 0.03, study.profile.provenance, fontsize=7, color=style.GREY, gid=style.FOOTER)
     return figure
 
 

@@ -73,10 +73,6 @@ class Study:
         stand_in = " (stand-in)" if self.profile.kind == "microworld" and dataset != "ood" else ""
         return TITLES.get(dataset, dataset) + stand_in
 
-    def provenance(self) -> str:
-        images = "synthetic micro-world" if self.profile.kind == "microworld" else "real images"
-        return f"profile {self.name}: {images}, measured by us"
-
 
 def seed_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """One row a run with the mean of each column over its seeds, `<column>_low` and `<column>_high` their range.
@@ -181,7 +177,7 @@ def footer(figure: Figure, study: Study, frame: pd.DataFrame, wanted: list[str],
     runs = study.runs[study.runs["run"].isin(wanted)].drop_duplicates("run")
     extra = select.is_extra(runs["run"])
     drawn = runs["run"].isin(frame["run"])
-    parts = [study.provenance(), f"{(drawn & ~extra).sum()} of {(~extra).sum()} runs of the grid"]
+    parts = [study.profile.provenance, f"{(drawn & ~extra).sum()} of {(~extra).sum()} runs of the grid"]
     absent = runs.loc[~drawn & ~extra, "status"].replace({"ok": "with a missing cell", "not_run": "not run"})
     if len(absent):
         parts[-1] += f" ({', '.join(f'{n} {status}' for status, n in absent.value_counts().items())})"

@@ -39,6 +39,8 @@ from replicate.errors import UserError
 
 REPLICATED, NOT_REPLICATED, INCONCLUSIVE, NOT_RUN = VERDICTS = (
     "replicated", "not_replicated", "inconclusive", "not_run")  # fmt: skip
+MARKS = dict(zip(VERDICTS, ("✓", "✗", "?", "–"), strict=True))  # where a verdict is printed
+ILL_POSED = "ill-posed"  # how the note of such a row begins
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 NAMES = ("first", "second")  # of a claim's two statistics, as bounds call them
 COMPARISON = re.compile(r"(?:(first|second) )?(<=|>=|<|>) (first|second|-?\d+(?:\.\d+)?)(?: points)?")
@@ -98,7 +100,7 @@ def judged(claim: dict, method: str, parts: list[Part]) -> list[dict]:
         difference = None if found is None else found - right
         said, problem = conclusion(part, rule, difference)
         few = f"n {part.n}, needed {claim['min_runs']}" if part.n < claim["min_runs"] else ""
-        note = "; ".join(filter(None, [f"ill-posed: {problem}" if problem else "", few, part.note]))
+        note = "; ".join(filter(None, [f"{ILL_POSED}: {problem}" if problem else "", few, part.note]))
         rows.append({"id": claim["id"], "method": method, "part": part.name, **numbers(found), "n": part.n,
                      "verdict": said, "note": note})  # fmt: skip
         margins.append(np.inf if found is None else difference.value * (1 if ">" in rule.symbol else -1))
@@ -132,7 +134,7 @@ def whole(rows: list[dict], margins: list[float]) -> dict:
     order = (NOT_REPLICATED, INCONCLUSIVE, REPLICATED, NOT_RUN)
     least = min(range(len(rows)), key=lambda i: (order.index(verdicts[i]), np.nan_to_num(margins[i], nan=-1e9)))
     counted = ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS if name in verdicts)
-    ill = sum("ill-posed" in row["note"] for row in rows)
+    ill = sum(ILL_POSED in row["note"] for row in rows)
     note = f"of {len(rows)} parts {counted}" + (f" ({ill} ill-posed)" if ill else "")
     note += f"; {rows[least]['note']}" if joint == NOT_RUN else f"; numbers: {rows[least]['part']}"
     return {**rows[least], "part": "", "verdict": joint, "note": note}

@@ -14,6 +14,7 @@ GRID = PACKAGE / "grid.csv"
 EXTRA = PACKAGE / "extra.csv"
 CLAIMS = PACKAGE / "claims.yaml"
 PROFILES = PACKAGE / "profiles"
+PUBLISHED = ROOT / "results" / "published" / "selection.csv"  # belongs to the package: HOME does not move it
 MANIFESTS = Path(os.environ.get("REPLICATE_MANIFESTS") or ROOT / "data_manifests")
 HOME = Path(os.environ.get("REPLICATE_HOME") or ROOT).resolve()
 """Below it runs/, results/ and figures/, tables/ and report/<profile>/ are written; REPLICATE_HOME moves all of them."""

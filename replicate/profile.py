@@ -63,6 +63,16 @@ class Profile:
     def data_root(self) -> Path | None:
         return paths.data_root()
 
+    @property
+    def images(self) -> str:
+        """What the numbers of this profile are about."""
+        return "synthetic micro-world" if self.kind == "microworld" else "real images"
+
+    @property
+    def provenance(self) -> str:
+        """What its numbers are, in the words of every figure and table."""
+        return f"profile {self.name}: {self.images}, measured by us"
+
     def source_of(self, run: Run) -> str | None:
         """The data set on which `run` is pretrained in this profile, None where it has none."""
         return self.sources.get(run.source)

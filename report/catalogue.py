@@ -19,7 +19,7 @@ from replicate.errors import UserError
 
 FILE = Path(__file__).resolve().with_name("catalogue.yaml")
 OTHERS = {  # what is read beside the CSVs of results/<profile>/: name -> where it lies
-    "published": "results/published/selection.csv", "grid.csv": "replicate/grid.csv",
+    "published": paths.PUBLISHED.relative_to(paths.ROOT).as_posix(), "grid.csv": "replicate/grid.csv",
     "profiles": "replicate/profiles", "data_manifests": "data_manifests",
 }  # fmt: skip
 FIELDS = ("name", "title", "paper", "look", "reads", "claims", "runs")

@@ -10,11 +10,8 @@ import our_markdown
 from replicate import claims, grid, paths, profile, results
 from replicate.errors import UserError
 
-VERDICTS = {  # verdict -> word and mark; a colour comes on top of them
-    "replicated": ("replicated", "✓"), "not_replicated": ("not replicated", "✗"),
-    "inconclusive": ("inconclusive", "?"), "not_run": ("not run", "–"),
-}  # fmt: skip
-ILL_POSED = "ill-posed"  # how the note of such a row begins
+# verdict -> word and mark; a colour comes on top of them
+VERDICTS = {verdict: (verdict.replace("_", " "), mark) for verdict, mark in claims.MARKS.items()}
 LONG = 40  # rows from which a table is folded
 TABLE_KINDS = ("csv", "md", "tex")
 FIGURE_KINDS = ("png", "pdf", "svg")
@@ -38,7 +35,7 @@ def study(chosen: profile.Profile) -> dict:
     seeds = Counter(row["seed"] for row in trained)
     return {
         "name": chosen.name, "synthetic": chosen.kind == "microworld", "empty": not rows,
-        "images": "synthetic micro-world" if chosen.kind == "microworld" else "real images",
+        "images": chosen.images,
         "grid": len(names - extra), "of_grid": len(grid.load()) - len(extra), "extra": len(names & extra),
         "trainings": len(trained), "seeds": sorted(seeds.items(), key=lambda item: int(item[0])),
         "datasets": chosen.datasets, "source": chosen.sources["imagenet"], "network": chosen.network, "px": chosen.px,
@@ -79,7 +76,7 @@ def printable(row: dict) -> dict:
     numbers = {name: number(row[name]) for name in ("statistic", "low", "high")}
     return {"verdict": row["verdict"], "word": word, "mark": mark, **numbers, "has": row["statistic"] is not None,
             "n": row["n"], "part": row["part"] or "", "note": row["note"] or "",
-            "ill": (row["note"] or "").startswith(ILL_POSED)}
+            "ill": (row["note"] or "").startswith(claims.ILL_POSED)}
 
 
 def counts(judged: list[dict]) -> list[dict]:

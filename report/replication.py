@@ -22,7 +22,6 @@ from replicate.errors import UserError
 
 PROFILES = ("mini", "small", "small-gpu", "paper")
 FILE = "REPLICATION.md"
-PUBLISHED = paths.ROOT / "results" / "published" / "selection.csv"
 AGAINST = {"replicated": "not_replicated", "not_replicated": "replicated"}  # a critic's claim speaks against the paper
 SIDES = (("replicated", "For the paper"), ("not_replicated", "Against the paper"), ("inconclusive", "Left open"))
 
@@ -189,8 +188,8 @@ def ill_posed(judged: dict[str, list[dict]]) -> str:
     for name, claims_ in judged.items():
         for claim, cell in ((claim, cell) for claim in claims_ for cell in claim["cells"] if cell["verdict"]):
             for row in [cell, *cell["parts"]]:
-                if row["note"].startswith(facts.ILL_POSED):
-                    reason = row["note"].removeprefix(f"{facts.ILL_POSED}: ").split(";")[0]
+                if row["note"].startswith(claims.ILL_POSED):
+                    reason = row["note"].removeprefix(f"{claims.ILL_POSED}: ").split(";")[0]
                     about = f"`{claim['id']}` {cell['method']}".strip()
                     found.setdefault((name, reason), {}).setdefault(about, []).append(row["part"])
     rows = [[name, "; ".join(about + f" ({', '.join(parts)})" * any(parts) for about, parts in where.items()), reason]
@@ -210,7 +209,7 @@ def shortened(names: list[str], most: int = 4) -> str:
 
 def choices(names: list[str]) -> str:
     """Mean and largest loss of RankMe and of alpha-ReQ on the label oracle over the paper's nine sweeps."""
-    frames = [("the paper: ImageNet, published", "imagenet", pd.read_csv(PUBLISHED))]
+    frames = [("the paper: ImageNet, published", "imagenet", pd.read_csv(paths.PUBLISHED))]
     frames += [(f"{name}: {images(name)}", profile.load(name).sources["imagenet"], results.read(name, "selection"))
                for name in names]
     rows = []

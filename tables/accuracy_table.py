@@ -102,7 +102,7 @@ def notes(profile: Profile, runs: list[dict]) -> list[str]:
     reasons = "; ".join(f"{note} ({count})" for note, count in idle.items())
     diverged = [run["run"] for run in runs if "diverged" in run["status"]]
     return [
-        f"{layout.provenance(profile)}; means over the seeds whose number the column says. The paper's own appendix K "
+        f"{profile.provenance}; means over the seeds whose number the column says. The paper's own appendix K "
         "was not recovered, so no number of the paper is shown.",
         "Status: ok; diverged (values are those of the last finite checkpoint, where there is one); not run. extra: "
         "beyond the ends of the sweeps, not among the 110.",

@@ -25,12 +25,6 @@ TEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"
        "✓": r"$\surd$", "✗": r"$\times$"}
 
 
-def provenance(chosen: profile.Profile) -> str:
-    """What the numbers of a profile are; the same words as in the figures' footers."""
-    images = "synthetic micro-world" if chosen.kind == "microworld" else "real images"
-    return f"profile {chosen.name}: {images}, measured by us"
-
-
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with fixed decimals, MISSING for None and NaN."""
     return MISSING if value is None or value != value else f"{round(value, digits) + 0.0:.{digits}f}"  # no "-0.0"

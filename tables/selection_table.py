@@ -10,7 +10,6 @@ from replicate.profile import Profile
 
 OURS = {"oracle": "oracle", "alpha_req": "alpha-ReQ", "rankme": "RankMe", "rankme_plateau": "RankMe plateau",
         "classical": "classical rank"}
-PUBLISHED = paths.ROOT / "results" / "published" / "selection.csv"  # belongs to the package: it does not move with HOME
 PAPER = {"oracle": "oracle", "alpha_req": "alpha-ReQ", "rankme": "RankMe"}
 PRETRAINED = {"imagenet": "ImageNet", "inat18": "iNat-18"}  # source in grid.csv -> its name in the paper
 
@@ -26,7 +25,7 @@ def build(profile: Profile, name: str, title: str, features: str, *, pretrained:
     source = profile.sources.get(pretrained)
     selection = results.read(profile.name, "selection")
     cells = select.cells(selection, source, features)
-    printed = select.cells(pd.read_csv(PUBLISHED), pretrained, features)
+    printed = select.cells(pd.read_csv(paths.PUBLISHED), pretrained, features)
     rows, shown = [], sweeps or all_sweeps(cells)
     for target in ("source", *(targets or ["ood"])):
         at = (source, pretrained) if target == "source" else (target, target)
@@ -93,7 +92,7 @@ def notes(profile: Profile, pretrained: str, features: str, selection: pd.DataFr
     plateau = ", RankMe plateau the first value in ascending order within the retraining noise of the highest"
     others = "RankMe and the classical rank are" if "classical" in ours else "RankMe is"
     return [
-        f"Columns marked (ours): {layout.provenance(profile)}; source: {source}; {seeds(selection, source, shown)}.",
+        f"Columns marked (ours): {profile.provenance}; source: {source}; {seeds(selection, source, shown)}.",
         f"Columns marked (paper): printed in the paper ({PRETRAINED[pretrained]}, ResNet-50), transcribed, not "
         "measured here; see results/published.",
         f"Linear accuracy in percent on {features}s, last epoch, of the run that each selector chooses within one "

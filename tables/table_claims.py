@@ -8,7 +8,6 @@ from replicate import claims, results
 from replicate.grid import METHODS
 
 TITLE = "Claims: what the paper and its critics say, tested"
-MARKS = {"replicated": "✓", "not_replicated": "✗", "inconclusive": "?", "not_run": layout.MISSING}
 NAMELESS = "any"  # column of the claim that is about no method
 NOTES = [
     "Statistic [95 % interval] and verdict: ✓ replicated, the whole interval satisfies the bound; ✗ not replicated, "
@@ -39,7 +38,7 @@ def cell(claim: dict, method: str) -> str:
     if row is None:
         return layout.MISSING
     parts = claim["parts"].get(method, [])
-    marks = MARKS[row["verdict"]] + ("†" if any(map(ill_posed, [row, *parts])) else "")
+    marks = claims.MARKS[row["verdict"]] + ("†" if any(map(ill_posed, [row, *parts])) else "")
     if row["statistic"] is None:
         return marks
     marks += "‡" if parts else ""
@@ -48,7 +47,7 @@ def cell(claim: dict, method: str) -> str:
 
 
 def ill_posed(row: dict) -> bool:
-    return row["note"].startswith("ill-posed")
+    return row["note"].startswith(claims.ILL_POSED)
 
 
 def counts(claim: dict) -> str:
@@ -57,11 +56,11 @@ def counts(claim: dict) -> str:
 
 def notes(profile, found: list[dict]) -> list[str]:
     """Provenance, the legend, and how many verdicts of each kind the paper's and the critics' claims have."""
-    lines = [f"{layout.provenance(profile)[0].upper()}{layout.provenance(profile)[1:]}.", *NOTES]
+    lines = [f"{profile.provenance[0].upper()}{profile.provenance[1:]}.", *NOTES]
     for who, critic in (("The paper's", False), ("The critics'", True)):
         verdicts = Counter(row["verdict"] for claim in found if claim["critic"] is critic
                            for row in claim["methods"].values())  # fmt: skip
-        said = ", ".join(f"{verdicts[name]} {name}" for name in MARKS)
+        said = ", ".join(f"{verdicts[name]} {name}" for name in claims.VERDICTS)
         if verdicts:
             lines.append(f"{who} claims, each method counted: {said}.")
     if not results.path(profile.name, "claims").is_file():

@@ -4,7 +4,7 @@ import layout
 import pandas as pd
 import selection_table
 
-from replicate import results, select
+from replicate import paths, results, select
 from replicate.rank.estimators import ESTIMATORS
 
 TITLE = "All estimators as selectors on the paper's nine sweeps (beyond the paper)"
@@ -20,7 +20,7 @@ HEADER = ["accuracy on", "evaluated on", "selector", "chooses", "sweeps (ours)",
 def build(profile) -> None:
     frames = results.frames(profile)
     selection, source = results.read(profile.name, "selection"), profile.sources["imagenet"]
-    published = pd.read_csv(selection_table.PUBLISHED)
+    published = pd.read_csv(paths.PUBLISHED)
     rows, counts = [], {}
     for features in select.FEATURES:
         study = preferences(select.study(*frames, source, features, width=profile.width))
@@ -82,7 +82,7 @@ def notes(profile, source: str, counts: dict[str, int], selection: pd.DataFrame)
     seeds = selection_table.seeds(selection, source, list(select.PAPER_SWEEPS))
     idle = [name for name in ESTIMATORS if name not in set(selection["selected_by"])]
     return [
-        f"Columns marked (ours): {layout.provenance(profile)}; source: {source}; "
+        f"Columns marked (ours): {profile.provenance}; source: {source}; "
         f"configurations: {runs or 'none'}; {seeds}. Columns marked (paper): from the accuracies that it prints, not "
         "measured here.",
         "Gap: accuracy of the run with the highest source accuracy less that of the chosen one, points, mean and "

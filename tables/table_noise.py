@@ -38,7 +38,7 @@ def build(profile) -> None:
     rows = [row for method in select.METHODS for row in of_method(study[study["method"] == method], method)]
     filled = [as_text(row) for row in rows if row[1] == "all" or row[2]]
     cells = select.cells(results.read(profile.name, "selection"), source, "representation")
-    said = [f"{layout.provenance(profile)}; source: {source}; {seeds(study)}.", *NOTES, *apart(filled, cells, source),
+    said = [f"{profile.provenance}; source: {source}; {seeds(study)}.", *NOTES, *apart(filled, cells, source),
             *left_out(rows), *layout.absent(profile)]
     layout.write(profile.name, "table-noise", TITLE, HEADER, filled, said, wide=True)
 
