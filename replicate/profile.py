@@ -15,6 +15,7 @@ from replicate.grid import Run
 KINDS = ("microworld", "folders")
 NETWORKS = {"thin_resnet": 128, "resnet18": 512, "resnet50": 2048}  # network -> width of its representation
 PRECISIONS = ("float32", "bf16")
+FINETUNE_TASKS = ("finetune-1", "finetune-10", "detection")
 ENGINES = {"native": "evaluate", "vissl": "vissl"}  # of the probes -> the stage that its cells belong to
 GRID_EPOCHS, GRID_BATCH, GRID_WIDTH = 100, 1024, 2048  # what 1 epoch unit, 1 batch and 1 width are in grid.csv
 
@@ -53,6 +54,15 @@ class Profile:
     threads: int  # a process; fixed, so that sums are taken in the same order on every machine
     checkpoint_every: int  # epochs
     engine: str = "native"  # of the probes whose rows the study is made of
+    streamed: bool = False  # images stay files, decoded when they are used, instead of arrays of storage_px squares
+    spectrum_samples: int = 0  # training images whose features a spectrum is taken of, drawn once; 0: all of them
+    workers: int = 0  # processes that decode files for one training process
+    shards: int = 1  # parts of a batch that draw augmentations apart, so that one process or many draw the same
+    torch_compile: bool = False  # the backbone by torch.compile
+    tasks: list[str] = dataclasses.field(default_factory=list)  # fine-tuning tasks of table 3 (FINETUNE_TASKS)
+    finetune_lr_scale: float = 1.0  # for fine-tunings of few steps
+    detection_iterations: int = 24_000
+    detection_batch: int = 16
     hours_hint: str = ""  # what a user should expect, printed before a long run
 
     @property
@@ -125,7 +135,7 @@ def _checked(values: dict, path: Path) -> Profile:
         if key not in fields:
             raise UserError(f"{path}: unknown key '{key}': the keys are those of profiles/mini.yaml")
     for key, field in fields.items():
-        if key not in values and field.default is dataclasses.MISSING:
+        if key not in values and {field.default, field.default_factory} == {dataclasses.MISSING}:
             raise UserError(f"{path}: key '{key}' is missing")
         if key in values and not _has_type(values[key], field.type):
             raise UserError(f"{path}: key '{key}' is {values[key]!r}, expected {_type_name(field.type)}")
@@ -145,7 +155,7 @@ def _has_type(value, wanted) -> bool:
         return isinstance(value, dict) and all(_has_type(k, key) and _has_type(v, item) for k, v in value.items())
     if wanted is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, wanted) and not isinstance(value, bool)
+    return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)
 
 
 def _type_name(wanted) -> str:
@@ -159,7 +169,8 @@ def _bounds(p: Profile) -> dict[str, bool]:
         return len(area) == 2 and 0 < area[0] <= area[1] <= 1
 
     positive = ("storage_px", "px", "probe_views", "batch", "epochs", "local_px", "dino_hidden", "dino_bottleneck",
-                "dino_prototypes", "threads", "checkpoint_every")
+                "dino_prototypes", "threads", "checkpoint_every", "shards", "finetune_lr_scale", "detection_iterations",
+                "detection_batch")
     return {
         **{key: getattr(p, key) > 0 for key in positive},
         "name": bool(p.name) and "/" not in p.name,
@@ -172,7 +183,11 @@ def _bounds(p: Profile) -> dict[str, bool]:
         "network": p.network in NETWORKS,
         "precision": p.precision in PRECISIONS,
         "engine": p.engine in ENGINES,
-        "batch": p.batch >= 2 and p.batch % 2 == 0,
+        "batch": p.batch >= 2 and p.batch % 2 == 0 and p.batch % max(p.shards, 1) == 0,
+        "streamed": not p.streamed or p.kind == "folders",
+        "spectrum_samples": p.spectrum_samples >= 0,
+        "workers": p.workers >= 0,
+        "tasks": set(p.tasks) <= set(FINETUNE_TASKS) and len(set(p.tasks)) == len(p.tasks),
         "warmup_epochs": 0 <= p.warmup_epochs <= p.epochs,
         "lr_scale": set(p.lr_scale) == {"LARS", "AdamW"} and min(p.lr_scale.values(), default=0) > 0,
         "crop_area": is_area(p.crop_area),
