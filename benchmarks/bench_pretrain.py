@@ -2,7 +2,7 @@
 
     python benchmarks/bench_pretrain.py [--quick]
 
-Ours is pretrain.train_step as the study calls it (channels last, both views in one pass, LARS), on uint8 images in
+Ours is training.train_step as the study calls it (channels last, both views in one pass, LARS), on uint8 images in
 memory. lightly's is the loop of its documentation's SimCLR example: a data set of PIL images (in memory, decoded) with
 lightly's transforms, a shuffling DataLoader, two forward passes, NTXentLoss, SGD. Both train profile mini's network on
 the micro-world's source set, with the same batch, crop areas, augmentation probabilities and strengths (lightly's BYOL transforms, whose table is
@@ -13,6 +13,7 @@ over the turns, and the ratio to lightly's best setting.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from replicate import grid, networks, pretrain, profile  # noqa: E402
+from replicate import grid, networks, profile, training as trainings  # noqa: E402
 from replicate.data import augment, microworld  # noqa: E402
 
 CORES = 2
@@ -33,13 +34,12 @@ WARM_UP = 3  # steps before the clock starts; with loader processes they start a
 def ours(images, threads, steps, loaders):
     """Seconds of `steps` of our training steps. images: uint8 (N, 3, S, S)."""
     torch.set_num_threads(threads)
-    training = pretrain.Training(profile.load(PROFILE), grid.get(RUN), SEED, "cpu", len(images))
-    order, views = pretrain.generators(training)
-    permutation = torch.randperm(len(images), generator=order)
-    for step, index in enumerate(permutation.split(training.batch)[: WARM_UP + steps]):
-        if step == WARM_UP:
+    training = trainings.Training(profile.load(PROFILE), grid.get(RUN), SEED, "cpu", len(images))
+    for parts in itertools.islice(trainings.batches(training, images), WARM_UP + steps):
+        if training.step == WARM_UP:
             start = time.perf_counter()
-        pretrain.train_step(training, images[index], views, step)
+        trainings.train_step(training, parts)
+        training.step += 1
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""One process or many: world size, and embeddings gathered over processes with gradient."""
+"""One process or many: what they share. The environment is torchrun's: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, _PORT."""
 
 import contextlib
 import os
@@ -14,6 +14,11 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks for all; known from the environment before they have met."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 class _Gather(torch.autograd.Function):
@@ -41,23 +46,123 @@ def gather(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else _Gather.apply(rows)
 
 
+def gather_bytes(rows: Tensor, device: str) -> Tensor:
+    """uint8 rows (n, b) of all processes, (world, n, b), on the CPU."""
+    if world_size() == 1:
+        return rows[None]
+    rows = rows.to(device)
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows)
+    return torch.stack(parts).cpu()
+
+
+def mean(values: dict[str, float], device: str) -> dict[str, float]:
+    """The mean of each value over processes."""
+    if world_size() == 1:
+        return values
+    total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return dict(zip(values, (total / world_size()).tolist()))
+
+
+class _SyncedNorm(torch.autograd.Function):
+    """Batch norm of x (N, C, ...) over all processes; its sums are taken in float64, as torch takes them on a CPU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        n = x.numel() // x.shape[1] * world_size()
+        mean = _total(_sum(x)) / n
+        centred = x - _across(mean, x)
+        variance = _total(_sum(centred.square())) / n
+        scale = (variance + eps).rsqrt()
+        ctx.save_for_backward(centred, weight, scale)
+        ctx.n = n
+        ctx.mark_non_differentiable(mean, variance)
+        return centred * _across(scale * weight, x) + _across(bias, x), mean, variance
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_):
+        centred, weight, scale = ctx.saved_tensors
+        own = torch.stack([_sum(grad), _sum(grad * centred)])
+        bias, slope = _total(own) / ctx.n
+        inner = grad - _across(bias, grad) - centred * _across(slope * scale.square(), grad)
+        own_bias, own_weight = own.to(weight.dtype)
+        return inner * _across(scale * weight, grad), own_weight * scale.to(weight.dtype), own_bias, None
+
+
+def _sum(x: Tensor) -> Tensor:
+    """(C,) float64 sums over all axes of x but the second."""
+    return x.sum([axis for axis in range(x.ndim) if axis != 1], dtype=torch.float64)
+
+
+def _across(values: Tensor, x: Tensor) -> Tensor:
+    """(C,) values in x's dtype, to be broadcast over x (N, C, ...)."""
+    return values.to(x.dtype).view([1, -1] + [1] * (x.ndim - 2))
+
+
+def _total(value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the images of all processes (as many in each), on any device: torch's own needs a GPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        out, mean, variance = _SyncedNorm.apply(input.to(self.weight.dtype), self.weight, self.bias, self.eps)
+        if self.track_running_stats:
+            n = input.numel() // input.shape[1] * world_size()
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((variance * (n / (n - 1))).to(self.running_var.dtype), self.momentum)
+        return out.to(input.dtype)
+
+
 @contextlib.contextmanager
 def group(device: str):
-    """Join the processes that torchrun started (WORLD_SIZE above 1); nothing to do for a single process."""
+    """Join the processes that torchrun or srun started (WORLD_SIZE above 1); nothing to do for a single process.
+
+    Yields this process's device: `cuda` becomes the GPU of LOCAL_RANK.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
+        yield device
         return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield
+        yield device
     finally:
         dist.destroy_process_group()
 
 
-def wrap(network: nn.Module, device: str) -> nn.Module:
-    """The network itself for one process; else data-parallel, with batch statistics over all processes on GPUs."""
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def synchronise(network: nn.Module, device: str) -> nn.Module:
+    """The network with batch statistics over all processes; its parameters and their names stay."""
     if world_size() == 1:
         return network
     if device.startswith("cuda"):
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return nn.parallel.DistributedDataParallel(network)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.__class__ = SyncBatchNorm  # the same attributes, another forward
+    return network
+
+
+def wrap(network: nn.Module) -> nn.Module:
+    """The network itself for one process; else data-parallel, its gradients averaged over processes."""
+    if world_size() == 1:
+        return network
+    # No broadcast of buffers: synchronised statistics are equal, and DINO's two forward passes must not overwrite them.
+    return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)

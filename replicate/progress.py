@@ -14,6 +14,9 @@ class Log:
         self.path = path
         if fresh:
             path.unlink(missing_ok=True)
+        elif path.exists() and not path.read_bytes().endswith(b"\n"):  # of a process that was killed
+            with open(path, "a", encoding="utf-8") as file:
+                file.write("\n")
 
     def write(self, **values) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
@@ -23,12 +26,13 @@ class Log:
 class Progress:
     """Counts `total` units of work under a name; `note` is shown beside the ETA."""
 
-    def __init__(self, name: str, total: int, done: int = 0, unit: str = "step"):
+    def __init__(self, name: str, total: int, done: int = 0, unit: str = "step", quiet: bool = False):
+        """quiet: no bar, for a process whose fellow speaks."""
         self.name, self.total, self.done, self.unit = name, total, done, unit
         self.start, self.first = time.monotonic(), done
         self.said = self.start
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, leave=False, dynamic_ncols=True)
