@@ -199,6 +199,18 @@ def test_a_damaged_set_is_one_line_and_never_data(home, damage):
     assert str(place) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "voc07"])
+def test_a_flipped_bit_in_any_file_is_noticed_and_the_set_made_again(home, capsys, name):
+    place = cache.prepare(MINI, name)
+    whole = {file.name: file.read_bytes() for file in place.iterdir()}
+    for file in sorted(whole):
+        (place / file).write_bytes(whole[file][:-1] + bytes([whole[file][-1] ^ 4]))
+        capsys.readouterr()
+        cache.prepare(MINI, name)
+        assert f"{name}: prepared" in capsys.readouterr().err, file
+        assert {file.name: file.read_bytes() for file in place.iterdir()} == whole
+
+
 def test_a_corrupt_image_leaves_nothing_behind(photos, home):
     bad = photos / "val/bee/1.png"
     bad.write_bytes(bad.read_bytes()[:200])

@@ -1,5 +1,6 @@
 """Data sets as arrays: RawSet is what a reader or the micro-world gives, ImageSet what trainings and probes read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +33,17 @@ class ImageSet:
     the set's evaluation transform. train_views: uint8 (V, N, 3, px, px), the probe's augmented views, or None where
     its training takes only the image and its mirror. Labels, classes and boxes as in RawSet (boxes in pixels of S).
     protocol: the manifest's probe block. fingerprint: the hash of everything that the arrays were made from.
+
+    Of a streamed profile the images are jpeg.Streamed: sequences of such arrays, decoded when they are asked for. train
+    is then the whole set by its evaluation transform, and to a training the list of its files; train_eval and
+    train_views (a list of V) are of spectrum_samples training images, to which train_labels do not belong.
     """
 
     name: str
-    train: np.ndarray
-    train_eval: np.ndarray
-    val_eval: np.ndarray
-    train_views: np.ndarray | None
+    train: np.ndarray | Sequence
+    train_eval: np.ndarray | Sequence
+    val_eval: np.ndarray | Sequence
+    train_views: np.ndarray | Sequence | None
     train_labels: np.ndarray
     val_labels: np.ndarray
     classes: list[str]

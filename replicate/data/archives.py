@@ -19,10 +19,10 @@ from http.client import HTTPException
 from pathlib import Path
 
 from replicate.data import folder
-from replicate.data.cache import locked
 from replicate.data.layouts import is_inside
 from replicate.data.manifest import Manifest, parts
 from replicate.errors import UserError
+from replicate.locks import held
 from replicate.progress import Progress
 
 BLOCK = 1 << 20
@@ -79,7 +79,7 @@ def download(manifest: Manifest, data_root: Path, force: bool = False) -> tuple[
     with contextlib.ExitStack() as locks:
         # A lock an archive, in one order: sets share some, and two processes would write the same .part.
         for file in sorted(archive["file"] for archive in manifest.source["archives"]):
-            locks.enter_context(locked(store / f".{file}.lock"))
+            locks.enter_context(held(store / f".{file}.lock", file))
         if not force and lacks(manifest, data_root) is None:  # another process was faster
             return "there already", None
         paths = [_fetched(archive, data_root, store) for archive in manifest.source["archives"]]

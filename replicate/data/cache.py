@@ -2,15 +2,15 @@
 
 A folder holds train.npy, train_eval.npy, val_eval.npy, train_views.npy (where the probe crops at random), the labels,
 boxes.npz (where there are boxes) and meta.json, which is written last, before the folder is renamed to its place.
+Of a streamed profile there are lists of files instead of images: train_files.npy and val_files.npy.
 """
 
-import contextlib
-import fcntl
-import json
+import dataclasses
 import os
 import shutil
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,11 @@ import numpy as np
 from replicate import paths, stages
 from replicate.data import ImageSet, RawSet, folder, manifest
 from replicate.errors import UserError
+from replicate.locks import held as locked  # probes/vissl/catalog.py has it from here
 
 CODE = {"microworld": ("data/microworld.py", "data/shapes.py"),  # what decides the pixels
-        "folders": ("data/folder.py", "data/layouts.py")}  # fmt: skip
+        "folders": ("data/folder.py", "data/layouts.py"),
+        "streamed": ("data/folder.py", "data/layouts.py", "data/jpeg.py")}  # fmt: skip
 
 
 def fingerprints(profile, name: str) -> dict[str, str]:
@@ -32,8 +34,9 @@ def fingerprints(profile, name: str) -> dict[str, str]:
     described = manifest.load(name)
     probe = described.probe
     views = profile.probe_views if probe["transform"] == "random_resized_crop" else 0
-    inputs = {"name": name, "kind": profile.kind, "size": profile.sizes.get(name), "storage_px": profile.storage_px,
-              "code": stages.code_hash(CODE[profile.kind])}  # fmt: skip
+    inputs = {"name": name, "kind": profile.kind, "size": profile.sizes.get(name),
+              **({"streamed": True} if profile.streamed else {"storage_px": profile.storage_px}),
+              "code": stages.code_hash(CODE["streamed" if profile.streamed else profile.kind])}  # fmt: skip
     if profile.kind == "folders":
         inputs["layout"], inputs["transform"] = manifest.present(described, profile.data_root), probe["transform"]
         inputs["files"] = folder.listing(described, profile.data_root, profile.sizes.get(name)).sizes()
@@ -41,8 +44,9 @@ def fingerprints(profile, name: str) -> dict[str, str]:
         inputs["seed"] = profile.data_seed
     images = stages.fingerprint(inputs)
     code = ("data/transforms.py",) + (("data/augment.py",) if views else ())
-    whole = {"images": images, "probe": probe, "px": profile.px, "views": views, "seed": profile.data_seed if views else None,
-             "code": stages.code_hash(code)}  # fmt: skip
+    samples = {"samples": profile.spectrum_samples} if profile.streamed else {}
+    whole = {"images": images, "probe": probe, "px": profile.px, "views": views, **samples,
+             "seed": profile.data_seed if views or samples else None, "code": stages.code_hash(code)}  # fmt: skip
     return {"images": images, "fingerprint": stages.fingerprint(whole)}
 
 
@@ -55,14 +59,31 @@ def prepare(profile, name: str, force: bool = False) -> Path:
     target = paths.data_dir(profile.name, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_name(f".{name}.lock")):
+        with locked(target.with_name(f".{name}.lock"), f"data set {name}"):
             current = fingerprints(profile, name)
-            if force or _fingerprints_of(target) != current:
+            if force or _fingerprints_of(target) != current or not _is_whole(target):
                 _make(profile, name, current, target)
     except OSError as problem:  # no room (ENOSPC), a file too large (EFBIG), a quota, a read-only disk
         raise UserError(f"{target}: cannot be written ({problem.strerror or problem}); free disk space and "
                         "run the same command again") from problem
     return target
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether each file has the checksum of when it was made; a line where not. Sets of older versions have none."""
+    for name, checksum in _read_meta(target).get("checksums", {}).items():
+        if not (target / name).is_file() or _crc32(target / name) != checksum:
+            print(f"{target / name}: damaged, the set is made again", file=sys.stderr, flush=True)
+            return False
+    return True
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _make(profile, name: str, current: dict, target: Path) -> None:
@@ -80,7 +101,7 @@ def _make(profile, name: str, current: dict, target: Path) -> None:
 
 
 def load(profile, name: str) -> ImageSet:
-    """A prepared set, memory-mapped read-only; UserError where it is absent or damaged.
+    """A prepared set, memory-mapped read-only or streamed from its files; UserError where it is absent or damaged.
 
     Whether it is stale is prepare's question; its fingerprint goes into whatever is computed from it.
     """
@@ -89,21 +110,44 @@ def load(profile, name: str) -> ImageSet:
     if not (place / "meta.json").is_file():
         raise UserError(f"data set {name} is not prepared ({place}); {again}")
     try:
-        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        meta = stages.read_output(place / "meta.json")
         arrays = {}
         for key, shape in meta["shapes"].items():
             arrays[key] = np.load(place / f"{key}.npy", mmap_mode="r", allow_pickle=False)
             if list(arrays[key].shape) != shape:
                 raise ValueError(f"{key}.npy has shape {arrays[key].shape}")
+        if profile.streamed:
+            files = [arrays.pop(f"{part}_files") for part in ("train", "val")]
+            arrays |= _streamed(profile, name, meta["path"], meta["in_rows"], meta["protocol"]["transform"], *files)
         arrays.setdefault("train_views", None)
         if meta["boxes"]:
             with np.load(place / "boxes.npz", allow_pickle=False) as boxes:
                 arrays |= {"train_boxes": boxes["train"], "val_boxes": boxes["val"]}
         about = {key: meta[key] for key in ("name", "classes", "multilabel", "protocol", "fingerprint")}
-    except (OSError, ValueError, KeyError, EOFError) as problem:
+    except (OSError, ValueError, KeyError, EOFError, UserError) as problem:
         reason = " ".join(str(problem).split())
         raise UserError(f"{place}: the prepared set is damaged ({reason}); delete it and {again}") from None
     return ImageSet(**arrays, **about)
+
+
+def _streamed(profile, name: str, path: str, in_rows: bool, transform: str, train_files, val_files) -> dict:
+    """The images of a streamed ImageSet: sequences that decode the files below DATA_ROOT when they are asked for."""
+    from replicate.data import jpeg  # torch, which a check need not wait for
+
+    if profile.data_root is None or not (profile.data_root / path).is_dir():
+        raise UserError(f"data set {name}: profile {profile.name} reads its files below DATA_ROOT, and "
+                        f"{profile.data_root or 'DATA_ROOT'}/{path} is not there")
+    train = jpeg.Streamed(profile.data_root / path, train_files, in_rows, transform, profile.px)
+    sample = dataclasses.replace(train, files=train_files[_drawn(profile, name, len(train_files))])
+    views = [dataclasses.replace(sample, seed=f"{profile.data_seed}/{name}/{i}") for i in range(profile.probe_views)]
+    return {"train": train, "train_eval": sample, "val_eval": dataclasses.replace(train, files=val_files),
+            "train_views": views if transform == "random_resized_crop" else None}  # fmt: skip
+
+
+def _drawn(profile, name: str, n: int) -> np.ndarray:
+    """Which training images a spectrum is taken of, in their order; all where the profile does not say how many."""
+    rng = np.random.default_rng(stages.derived_seed("spectrum samples", profile.data_seed, name))
+    return np.sort(rng.permutation(n)[: profile.spectrum_samples or n])
 
 
 def prepared(profile, name: str, kind: str = "fingerprint") -> str:
@@ -140,22 +184,38 @@ def _fingerprints_of(place: Path) -> dict[str, str] | None:
 def _read_meta(place: Path) -> dict | None:
     """meta.json, None where it is absent, damaged or without fingerprints."""
     try:
-        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
-        return meta if {"images", "fingerprint"} <= set(meta) else None
-    except (OSError, ValueError, TypeError):
+        meta = stages.read_output(place / "meta.json")
+        return meta if meta and "images" in meta else None
+    except UserError:
         return None
-
-
-@contextlib.contextmanager
-def locked(path: Path):
-    """Hold an exclusive lock on `path`; the system lets go of it however the process ends."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _write(profile, name: str, current: dict, place: Path) -> None:
     described = manifest.load(name)
+    about = (_write_lists if profile.streamed else _write_arrays)(profile, described, place)
+    checksums = {file.name: _crc32(file) for file in sorted(place.iterdir())}
+    meta = {"name": name, **current, "kind": profile.kind, "protocol": described.probe, **about, "checksums": checksums}
+    stages.write_output(place / "meta.json", current["fingerprint"], meta)
+
+
+def _write_lists(profile, described: manifest.Manifest, place: Path) -> dict:
+    """Names of files relative to the set's folder below DATA_ROOT, as bytes, and labels; meta.json's part of them."""
+    found = folder.listing(described, profile.data_root, profile.sizes.get(described.name))
+    arrays = {}
+    for part, split in (("train", found.train), ("val", found.val)):
+        arrays[f"{part}_files"] = np.array([os.fsencode(file) for file in split.files], "S")
+        arrays[f"{part}_labels"] = np.array(split.labels, np.int8 if found.multilabel else np.int64)
+    for key, array in arrays.items():
+        np.save(place / f"{key}.npy", array, allow_pickle=False)
+    return {
+        "classes": found.classes, "multilabel": found.multilabel, "boxes": False, "in_rows": found.arrays,
+        "path": manifest.present(described, profile.data_root)["path"],
+        "shapes": {key: list(array.shape) for key, array in arrays.items()},
+    }  # fmt: skip
+
+
+def _write_arrays(profile, described: manifest.Manifest, place: Path) -> dict:
+    """Images by their transforms, labels and boxes; meta.json's part of them."""
     raw = _raw(profile, described, place)
     arrays = {"train_labels": raw.train_labels, "val_labels": raw.val_labels}
     shapes = {"train": list(raw.train.shape)}
@@ -171,22 +231,13 @@ def _write(profile, name: str, current: dict, place: Path) -> None:
         from replicate.data import transforms
 
         out = _new_array(place / "train_views.npy", (profile.probe_views, len(raw.train), 3, px, px))
-        transforms.draw_views(raw.train, f"{profile.data_seed}/{name}", out)
+        transforms.draw_views(raw.train, f"{profile.data_seed}/{described.name}", out)
         shapes["train_views"] = list(out.shape)
     if raw.train_boxes is not None:
         np.savez(place / "boxes.npz", train=raw.train_boxes, val=raw.val_boxes)
     (place / "val.npy").unlink(missing_ok=True)  # only its evaluation transform is ever read
-    meta = {
-        "name": name,
-        **current,
-        "kind": profile.kind,
-        "classes": raw.classes,
-        "multilabel": raw.multilabel,
-        "protocol": described.probe,
-        "boxes": raw.train_boxes is not None,
-        "shapes": shapes,
-    }
-    (place / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    boxes = raw.train_boxes is not None
+    return {"classes": raw.classes, "multilabel": raw.multilabel, "boxes": boxes, "shapes": shapes}
 
 
 def _evaluate(images: np.ndarray, transform: str, px: int, out: np.ndarray) -> None:

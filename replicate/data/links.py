@@ -10,10 +10,10 @@ import numpy as np
 
 from replicate import paths, stages
 from replicate.data import folder
-from replicate.data.cache import locked
 from replicate.data.layouts import Listing
 from replicate.data.manifest import Manifest
 from replicate.errors import UserError
+from replicate.locks import held
 
 
 def prepare(manifest: Manifest, data_root: Path, out: Path | None = None) -> Path | None:
@@ -36,7 +36,7 @@ def prepare(manifest: Manifest, data_root: Path, out: Path | None = None) -> Pat
     partial = target.with_name(f".{target.name}.partial.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_name(f".{target.name}.lock")):
+        with held(target.with_name(f".{target.name}.lock"), target.name):
             if _fingerprint_of(target) != current:
                 shutil.rmtree(partial, ignore_errors=True)
                 _write(manifest, found, root, partial, target)
