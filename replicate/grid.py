@@ -31,6 +31,7 @@ LOSS_FIELDS = {  # the hyper-parameters that are a loss's arguments
     "VICReg-ctr": ("inv", "var", "cov", "temperature"),
     "DINO": ("teacher_temp", "student_temp"),
 }
+FINETUNED = (("VICReg", "cov"), ("SimCLR", "temp"))  # the sweeps of table 3, pretrained on ImageNet
 WORDS = ("sweeps", "proposed_fields", "inferred_fields", "repeats")
 NUMBERS = ("inv", "var", "cov", "temperature", "teacher_temp", "student_temp")
 HYPERPARAMETERS = ("optimizer", "batch_size", "base_lr", "weight_decay", *NUMBERS, "proj_dim")
@@ -93,6 +94,12 @@ def load(extra: bool = True) -> tuple[Run, ...]:
         with open(path, newline="", encoding="utf-8") as file:
             runs += [_parse(row, is_extra) for row in csv.DictReader(file)]
     return tuple(runs)
+
+
+def is_finetuned(run: Run) -> bool:
+    """Whether table 3 is about the run."""
+    pairs = {(run.method, sweep) for sweep in run.sweeps}
+    return run.source == "imagenet" and not run.extra and not pairs.isdisjoint(FINETUNED)
 
 
 def select(patterns: list[str] | None = None, method: str | None = None, sweep: str | None = None) -> list[Run]:

@@ -4,17 +4,20 @@ Pure functions on the frames of runs.csv, accuracy.csv and rank.csv. A choice is
 one seed (paper, section 4; App. B for the clipping), never across methods or sweeps.
 """
 
+import itertools
 import re
 
 import numpy as np
 import pandas as pd
 
-from replicate.grid import HYPERPARAMETERS, METHODS, SWEPT
+from replicate.grid import FINETUNED, HYPERPARAMETERS, METHODS, SWEPT
 from replicate.rank.estimators import ESTIMATORS
+from replicate.tasks import METRICS
 
 COLUMNS = ["source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
            "value"]
 FEATURES = ("representation", "embedding")
+FINETUNERS = ("task_oracle", "oracle", "alpha_req", "rankme")  # who chooses in table 3
 HEADLINE_PROBES = ("linear", "svm")  # a data set has one of them: the SVM for voc07, the linear probe for all others
 CLIPPED_SOURCES = ("inat18",)  # its projector is wider than the representation: ranks are cut there (App. B)
 CONFIGURATION = ("method", "source", "epochs", *HYPERPARAMETERS)  # what two retrainings share
@@ -219,9 +222,11 @@ def rows(runs: pd.DataFrame, accuracy: pd.DataFrame, rank: pd.DataFrame, *, widt
     """The frame of selection.csv: COLUMNS, a row for each sweep with two candidates or more, selector and data set.
 
     `evaluated_on` is a data set or `ood`, the plain mean over the sets but the source (percent; mAP counts as one, the
-    metric is called top-1). `value` is NaN where the chosen run has no accuracy there.
+    metric is called top-1), or, where `features` is `finetuned`, a task of table 3. `value` is NaN where the chosen run
+    has no accuracy there.
     """
-    metrics = accuracy.drop_duplicates("dataset").set_index("dataset")["metric"].to_dict()
+    probed = accuracy[accuracy["features"].isin(FEATURES)]
+    metrics = probed.drop_duplicates("dataset").set_index("dataset")["metric"].to_dict()
     sources = sorted(set(runs["source"].dropna()))
     studies = {(source, features): study(runs, accuracy, rank, source, features, width=width)
                for source in sources for features in FEATURES}
@@ -232,6 +237,8 @@ def rows(runs: pd.DataFrame, accuracy: pd.DataFrame, rank: pd.DataFrame, *, widt
             for chosen in _choices(frame, source, noise, [name for name in metrics if name in frame] + ["ood"]):
                 target, value = chosen[-2:]
                 found.append((source, *chosen[:-1], features, metrics.get(target, "top-1"), seed, value))
+        if features == "representation":
+            found += _finetuned_rows(whole, accuracy, source)
     table = pd.DataFrame(found, columns=COLUMNS)
     return table.sort_values([*COLUMNS[:4], "evaluated_on", "features", "seed"]).reset_index(drop=True)
 
@@ -248,6 +255,26 @@ def _choices(frame: pd.DataFrame, source: str, noise: float, targets: list[str])
                 run = choose(candidates, selector, sweep, noise, target)
                 if run is not None:
                     yield method, sweep, selector, run, target, values.loc[run, target]
+
+
+def _finetuned_rows(whole: pd.DataFrame, accuracy: pd.DataFrame, source: str) -> list[tuple]:
+    """Rows of selection.csv on the tasks of table 3; `whole` is the source's study of representations.
+
+    Candidates are the runs that were trained for the task.
+    """
+    good = accuracy[(accuracy["features"] == "finetuned") & (accuracy["status"] == "ok")]
+    tuned = whole.merge(good.pivot(index=KEY, columns="probe", values="value"), on=KEY)
+    found = []
+    tasks = [task for task in METRICS if task in tuned]
+    for (seed, frame), (method, sweep), task in itertools.product(tuned.groupby("seed"), FINETUNED, tasks):
+        candidates = candidates_of(frame, method, sweep).dropna(subset=[task])
+        values = candidates.set_index("run")[task]
+        for selector in FINETUNERS if len(candidates) > 1 else ():
+            run = choose(candidates, selector, sweep, 0.0, task)
+            if run is not None:
+                about = (source, method, sweep, selector, run, task, "finetuned", METRICS[task])
+                found.append((*about, seed, values[run]))
+    return found
 
 
 def cells(selection: pd.DataFrame, source: str, features: str) -> dict[tuple[str, str, str, str], float]:

@@ -270,3 +270,27 @@ def test_a_study_without_results_gives_no_rows():
     runs = nothing["runs"].assign(status="not_run")
     assert select.rows(runs, nothing["accuracy"], nothing["rank"]).empty
     assert select.rows(runs, nothing["accuracy"].iloc[:0], nothing["rank"].iloc[:0]).empty
+
+
+def test_table_3_chooses_among_the_runs_that_were_trained_for_its_task():
+    """RankMe on embeddings, the oracle and alpha-ReQ on representations, the task oracle on the task itself."""
+    names = ["SimCLR-12", "SimCLR-13", "SimCLR-14", "VICReg-0", "VICReg-1"]
+    runs, accuracy, rank = made(names, [4, 2, 3, 1, 2], [[1, 1, 1], [3, 1, 1], [2, 1, 1], [5, 1, 1], [4, 1, 1]])
+    before = select.rows(runs, accuracy, rank)
+    alpha = (rank["estimator"] == "alpha_req") & (rank["features"] == "representation")
+    rank.loc[alpha, "value"] = rank.loc[alpha, "run"].map(dict(zip(names, [3, 2, 1, 1, 5.0])))
+    task = accuracy.drop_duplicates("run").assign(features="finetuned", probe="finetune-10", dataset="imagenet")
+    task["value"] = task["run"].map(dict(zip(names, [10, 20, 30, 40, 50.0])))
+    task = pd.concat([task, task.assign(probe="detection", metric="AP50")[:1]])  # one run: nothing to choose from
+    rows = select.rows(runs, pd.concat([accuracy, task]), rank)
+    tuned = rows[rows["features"] == "finetuned"]
+    assert set(tuned["evaluated_on"]) == {"finetune-10"} and set(tuned["metric"]) == {"top-1"}
+    chosen = {(row.method, row.selected_by): (row.selected_run, row.value) for row in tuned.itertuples()}
+    assert chosen == {
+        ("SimCLR", "task_oracle"): ("SimCLR-14", 30), ("SimCLR", "oracle"): ("SimCLR-13", 20),
+        ("SimCLR", "alpha_req"): ("SimCLR-14", 30), ("SimCLR", "rankme"): ("SimCLR-12", 10),
+        ("VICReg", "task_oracle"): ("VICReg-1", 50), ("VICReg", "oracle"): ("VICReg-0", 40),
+        ("VICReg", "alpha_req"): ("VICReg-0", 40), ("VICReg", "rankme"): ("VICReg-1", 50),
+    }  # fmt: skip
+    rest = rows[(rows["features"] != "finetuned") & (rows["selected_by"] != "alpha_req")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, before[before["selected_by"] != "alpha_req"].reset_index(drop=True))

@@ -10,7 +10,7 @@ import pytest
 import tiny_study
 from replicate import grid, paths, profile, results, select
 
-OURS = ("table_1", "table_figure_1", "table_2", "table_C", "table_J1", "table_J2", "table_K2", "table_K3", "table_K4",
+OURS = ("table_1", "table_figure_1", "table_2", "table_3", "table_C", "table_J1", "table_J2", "table_K2", "table_K3", "table_K4",
         "table_estimators", "table_noise")  # with numbers of ours
 TABLES = (*OURS, "table_K1", "table_S1", "table_S2")
 NINE = list(select.PAPER_SWEEPS)
@@ -162,6 +162,24 @@ def test_table_2_chooses_among_the_second_sources_runs(folder):
     assert table["source", "VICReg"]["ImageNet oracle (paper)"] == "35.6"
     assert table["source", "mean gap to the oracle"]["RankMe (paper)"] == f"{(36.96 - 36.89 + 28.6 - 27.14) / 2:.1f}"
     assert "none in the place of inat18" in build("table_2", folder, "small")["md"]
+
+
+def test_table_3_holds_the_tasks_that_were_run_beside_the_papers(folder):
+    studied = tiny_study.completed(tiny_study.mini())
+    tuned = studied["accuracy"].query("features == 'representation' and dataset == 'imagenet' and probe == 'linear'")
+    tuned = tuned[tuned["run"].isin([run.run for run in grid.load() if grid.is_finetuned(run)])]
+    tuned = tuned.assign(features="finetuned", probe="finetune-10", value=tuned["value"] / 2)
+    tiny_study.write("mini", {**studied, "accuracy": pd.concat([studied["accuracy"], tuned[tuned["run"] != "VICReg-0"]])})
+    made = build("table_3", folder)
+    table = {(r["task"], r["method"]): r for r in rows_of(made["csv"])}
+    cells = select.cells(results.read("mini", "selection"), "imagenet", "finetuned")
+    row = table["10 % of the labels", "SimCLR"]
+    best = tuned.loc[tuned["run"].str.startswith("SimCLR"), "value"].max()
+    assert row["task oracle (ours)"] == row["ImageNet oracle (ours)"] == f"{best:.1f}"
+    assert row["RankMe (ours)"] == f"{cells['finetune-10', 'rankme', 'SimCLR', 'temp']:.1f}"
+    assert (row["ImageNet oracle (paper)"], row["alpha-ReQ (paper)"]) == ("62.6", "59.1")
+    assert table["detection", "VICReg"]["RankMe (paper)"] == "79.7" and table["detection", "VICReg"]["RankMe (ours)"] == ""
+    assert "10 % of the labels, VICReg cov, seed 0: 11 of 12" in made["md"]
 
 
 def test_table_c_holds_both_spaces_of_dino(folder):

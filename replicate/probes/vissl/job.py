@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from replicate import checkpoint, paths, progress, stages, study
+from replicate import checkpoint, locks, paths, progress, stages, study
 from replicate.data import cache, manifest
 from replicate.errors import UserError
 from replicate.grid import Run
@@ -181,5 +181,4 @@ def _cell(profile: Profile, run: Run, seed: int, dataset: str, device: str) -> N
 
 def locked(path: Path, probe_seed: int):
     """Two builds at once take turns at a cell: the second one finds it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return cache.locked(path.with_name(f".{path.stem}.{probe_seed}.lock"))
+    return locks.held(path.with_name(f".{path.stem}.{probe_seed}.lock"), f"VISSL on {path.stem}")
