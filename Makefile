@@ -30,8 +30,7 @@ FIGURES := $(OUT)figures/$(NAME)
 TABLES := $(OUT)tables/$(NAME)
 
 BUILT_FIGURES := 1 2 3 4 5 $(addprefix S,1 2 3 4 5 6 7 8 9 10 11 12 13) $(if $(wildcard $(RESULTS)/vissl_parity.csv),vissl-parity)
-BUILT_TABLES := figure-1 1 2 C J1 J2 K1 K2 K3 K4 S1 S2 estimators noise $(if $(wildcard $(RESULTS)/claims.csv),claims)
-LATER := table-3
+BUILT_TABLES := figure-1 1 2 3 C J1 J2 K1 K2 K3 K4 S1 S2 estimators noise $(if $(wildcard $(RESULTS)/claims.csv),claims)
 
 .PHONY: all
 all: setup ## Figures and tables of PROFILE from the cached CSVs; sets the environment up where it is missing
@@ -80,13 +79,13 @@ lock: ## Pin both locks and environment.yml from pyproject.toml (needs uv)
 
 # ---------------------------------------------------------------- plot graph: CSVs, script and style only
 
-.PHONY: figures tables $(addprefix figure-,$(BUILT_FIGURES)) $(addprefix table-,$(BUILT_TABLES)) $(LATER)
+.PHONY: figures tables $(addprefix figure-,$(BUILT_FIGURES)) $(addprefix table-,$(BUILT_TABLES))
 figures: $(addprefix figure-,$(BUILT_FIGURES)) ## All figures that exist
 tables: $(addprefix table-,$(BUILT_TABLES)) ## All tables that exist
 
 CSVS := $(wildcard $(addprefix $(RESULTS)/,runs.csv accuracy.csv rank.csv selection.csv spectra.csv convergence.csv \
           vissl_parity.csv))
-PLOT_CODE := $(addprefix replicate/,select.py claims.py claims.yaml bootstrap.py results.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
+PLOT_CODE := $(addprefix replicate/,select.py claims.py claims.yaml bootstrap.py results.py tasks.py grid.py grid.csv extra.csv profile.py rank/estimators.py) \
              $(wildcard replicate/profiles/*.yaml)
 FIGURE_CODE := $(addprefix figures/,style.py panels.py power_laws.py alpha_grid.py)
 TABLE_CODE := $(addprefix tables/,layout.py selection_table.py accuracy_table.py) results/published/selection.csv \
@@ -131,22 +130,28 @@ claims: setup ## The verdict on every claim of replicate/claims.yaml, into resul
 	@$(REPLICATE) claims --profile $(PROFILE)
 	@$(MAKE) --no-print-directory table-claims
 
-$(LATER):
-	@echo "$@ is not built yet"
-
-# ---------------------------------------------------------------- study graph: data -> pretrain -> evaluate -> rank -> compile
+# ---------------------------------------------------------------- study graph: data, pretrain, evaluate, rank, finetune, compile
 
 COMMON = --profile $(PROFILE) --seeds "$(SEEDS)" --device $(DEVICE) $(if $(filter 1,$(CACHED)),--cached)
 SELECTED = $(if $(DATASETS),--datasets "$(DATASETS)")
-.PHONY: fresh data pretrain evaluate rank compile
+.PHONY: fresh data pretrain evaluate rank finetune compile
 
 fresh: setup ## Recompute the study of PROFILE (RUNS, DATASETS, SEEDS, JOBS); goes on where an interrupted one stopped
-	@set -f; $(REPLICATE) plan --profile $(PROFILE) --seeds "$(SEEDS)" -- $(RUNS)
-	@for stage in data pretrain evaluate rank compile; do \
+	@set -f; $(REPLICATE) plan --short --profile $(PROFILE) --seeds "$(SEEDS)" -- $(RUNS)
+	@for stage in data pretrain evaluate rank finetune compile; do \
 	  start=$$(date +%s); \
 	  $(MAKE) --no-print-directory $$stage CACHED=0 COMPILE=0; \
 	  echo "stage $$stage: $$(( $$(date +%s) - start )) s"; \
 	done
+
+MACHINE ?=
+GPUS ?= 8
+.PHONY: plan status
+plan: setup ## What a study takes: trainings, hours, days on GPUS, memory, disk (MACHINE=a100-ffcv, here, cached)
+	@set -f; $(REPLICATE) plan $(COMMON) $(if $(MACHINE),--machine $(MACHINE)) --gpus $(GPUS) --jobs $(JOBS) -- $(RUNS)
+
+status: setup ## A table of the trainings: done, running, stopped, failed, waiting; epochs, images/s, time left
+	@set -f; $(REPLICATE) status $(COMMON) -- $(RUNS)
 
 data: setup ## Prepare the data sets
 	@$(REPLICATE) data --profile $(PROFILE) $(SELECTED)
@@ -156,10 +161,10 @@ VISSL_IF_NEEDED := $(if $(VISSL_PYTHON),,$(if $(filter vissl,$(or $(ENGINE),$(if
 # `make pretrain` becomes one target a run, made in parallel by a second make, which knows the runs' names. What the probes
 # and ranks of the runs gave is merged into the CSVs at once, also where a run failed.
 evaluate: $(VISSL_IF_NEEDED)
-pretrain evaluate rank: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
-	@set -f; names=$$($(REPLICATE) grid --names --profile $(PROFILE) -- $(RUNS)); status=0; \
+pretrain evaluate rank finetune: setup ## One stage of the study; cells that the CSVs hold under the same hash count as done
+	@set -f; names=$$($(REPLICATE) grid --names $(if $(filter finetune,$@),--finetuned) --profile $(PROFILE) -- $(RUNS)); status=0; \
 	$(if $(filter pretrain,$@),$(MAKE) --no-print-directory data;) \
-	$(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names) || status=$$?; \
+	[ -z "$$names" ] || $(MAKE) --no-print-directory --keep-going -j$(JOBS) $$(printf '_$@/%s ' $$names) || status=$$?; \
 	$(if $(filter pretrain,$@)$(filter 0,$(COMPILE)),,$(MAKE) --no-print-directory compile;) \
 	exit $$status
 
@@ -169,6 +174,9 @@ _evaluate/%:
 	@$(LAUNCH) $(REPLICATE) evaluate $* $(COMMON) $(SELECTED) $(if $(ENGINE),--engine $(ENGINE)) --train
 _rank/%:
 	@$(LAUNCH) $(REPLICATE) rank-runs $* $(COMMON) $(SELECTED)
+
+_finetune/%:
+	@$(LAUNCH) $(REPLICATE) finetune $* $(COMMON) $(SELECTED)
 
 # The native probes beside VISSL's on the same checkpoints; resumes, and adds to the table what is there.
 PARITY_SEEDS ?= 3
@@ -193,15 +201,19 @@ verify: setup ## Recompute one run a method (drawn by VERIFY_SEED, or RUNS) from
 
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-plots peers clean help graph
+.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-paper bench-plots chaos peers clean help graph
 test: setup ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)
 
-bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl: setup ## Speed beside the peers
+bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-paper: setup ## Speed beside the peers
 	$(PY) benchmarks/$(subst -,_,$@).py
+
+CHAOS_SEED ?= 0
+chaos: setup ## Sixty faults against a small study (20 minutes at most), what held into results/chaos.md
+	$(PY) benchmarks/chaos.py --seed $(CHAOS_SEED)
 
 bench-plots: setup ## The seconds of each figure and table, and the status of each, into README.md
 	$(PY) benchmarks/time_plots.py --write README.md
@@ -214,7 +226,7 @@ clean: ## Delete runs/ of PROFILE (checkpoints, features, prepared data); result
 	rm -rf $(OUT)runs/$(NAME)
 
 graph: ## The stages and what they read, as text
-	@echo "data_manifests + profile -> data -> pretrain (a run) -> evaluate (a run) -> rank (a run) -> compile -> results/*.csv"
+	@echo "data_manifests + profile -> data -> pretrain (a run) -> evaluate (a run) -> rank (a run), finetune (a run) -> compile -> results/*.csv"
 	@echo "results/*.csv + script + style -> figures, tables"
 
 help: ## This list

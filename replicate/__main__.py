@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-from replicate import commands, grid
+from replicate import commands, grid, preempt
 from replicate.errors import UserError
 
 EXAMPLES = """examples:
@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   python -m replicate pretrain SimCLR-15 'VICReg-1?' --profile mini
   python -m replicate evaluate SimCLR-15 --datasets imagenet,cars
   python -m replicate compile --profile mini
+  python -m replicate import ~/from-the-cluster/VICReg-*.tar --profile paper
+  python -m replicate merge ~/other-machine/results/paper --profile paper
   python -m replicate verify --draw 1
   python -m replicate rank embeddings.npy
   python -m replicate select sweep.csv
@@ -104,8 +106,16 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("runs", nargs="*", help="names or globs")
     listing.add_argument("--method", help=", ".join(grid.METHODS))
     listing.add_argument("--sweep", help=", ".join(grid.SWEPT))
+    listing.add_argument("--finetuned", action="store_true", help="only those of table 3's sweeps")
     listing.add_argument("--names", action="store_true", help="names only, of the runs that the profile can train")
-    verb("plan", "say what a study would compute and how long that takes", runs=True)
+    planning = verb("plan", "what a study would compute, on what and how long: hours, days, memory, disk", runs=True)
+    planning.add_argument("--machine", default="", help="whose images/s: a100-torchvision or a100-ffcv (published), "
+                          "cached (of the rows in results/), here (some steps are timed); if left out the first one for "
+                          "the paper's network, else cached")  # fmt: skip
+    planning.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs for the whole study (8)")
+    planning.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time, on a CPU (2)")
+    planning.add_argument("--short", action="store_true", help="the first line only")
+    verb("status", "a table of the trainings: done, running, stopped, failed; epochs, images/s, time left", runs=True)
     _data_options(verb("data", "prepare the data sets; status, verify, download, … of real ones", datasets=True))
     verb("preview", "write a contact sheet of each data set", datasets=True)
     verb("pretrain", "pretrain runs", runs=True)
@@ -117,7 +127,18 @@ def parser() -> argparse.ArgumentParser:
     parity.add_argument("--train", action="store_true", help="pretrain a run first that is not trained")
     parity.add_argument("--table", action="store_true", help="only write results/<profile>/vissl_parity.csv")
     verb("rank-runs", "apply the rank estimators to the spectra of the study's runs", runs=True, datasets=True)
+    verb("finetune", "train table 3's runs on few labels, and for detection", runs=True, datasets=True)
     verb("compile", "merge runs/ into results/<profile>/*.csv").add_argument("--seeds", default="0")
+    bringing = verb("import", "bring in runs that were trained elsewhere, each checked first")
+    bringing.add_argument("places", nargs="+", metavar="DIR", help="run folders (pretrain.json, checkpoint.pt), a folder "
+                          "of them, or a .tar of it")  # fmt: skip
+    merging = verb("merge", "add the rows of other machines' CSVs to results/<profile>/")
+    merging.add_argument("places", nargs="+", metavar="DIR", help="their results/<profile>/ folders")
+    exporting = verb("export", "write a trained backbone for detectron2, with its configuration, or for torchvision")
+    exporting.add_argument("run", metavar="RUN", help="name of the run")
+    exporting.add_argument("--seed", type=int, default=0, help="of the training (0)")
+    exporting.add_argument("--format", choices=("detectron2", "torchvision"), required=True)
+    exporting.add_argument("--out", metavar="DIR", required=True, help="folder, made where it is absent")
     _verify_options(verb("verify", "recompute a sample of the study and compare it with the CSVs", datasets=True))
     judging = verb("claims", "the verdict on every claim, into results/<profile>/claims.csv")
     judging.add_argument("--measure-cheap", type=int, metavar="IMAGES", help="first time the embedding of so many random "
@@ -190,8 +211,7 @@ def run_stage(args) -> int:
     loaded = profile.load(args.profile)
     for library in ("OMP", "OPENBLAS", "MKL"):  # before numpy and torch are imported, which read it once
         os.environ[f"{library}_NUM_THREADS"] = str(loaded.threads)
-    commands.STAGES[args.verb](args, loaded)
-    return 0
+    return commands.STAGES[args.verb](args, loaded) or 0
 
 
 def _drop_output() -> None:
@@ -210,6 +230,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"replicate {args.verb}: {error}", file=sys.stderr)
         return 2
+    except preempt.Preempted as stop:
+        if os.environ.get("RANK", "0") == "0":  # one of many processes speaks
+            print(f"replicate {args.verb}: {stop}; the same command goes on from here", file=sys.stderr)
+        return preempt.STATUS
     except BrokenPipeError:
         _drop_output()
         return 1

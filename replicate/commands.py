@@ -4,10 +4,11 @@ STAGES are steps of a profile's study. TOOLS use all cores and return an exit st
 or drive the stages. Imports wait until they are needed: torch takes two seconds, and threads must be set before.
 """
 
+import contextlib
 import os
 import sys
 
-from replicate import grid, paths
+from replicate import grid, locks, paths
 from replicate.errors import UserError
 
 
@@ -21,6 +22,8 @@ def device_of(name: str) -> str:
 
 def list_grid(args, profile) -> None:
     runs = grid.select(args.runs, args.method, args.sweep)
+    if args.finetuned:
+        runs = [run for run in runs if grid.is_finetuned(run)]
     if args.names:
         print("\n".join(run.run for run in runs if profile.source_of(run)))
         return
@@ -37,12 +40,16 @@ def list_grid(args, profile) -> None:
 
 def names_of(args, profile) -> list[str]:
     """The data sets asked for; with SKIP_MISSING=1 those that are absent are left out, as a declared gap."""
-    from replicate.data import manifest
-
     names = [name for name in args.datasets.replace(",", " ").split() if name] or profile.datasets
     for name in names:
         if name not in profile.datasets:
             raise UserError(f"data set '{name}' is not in profile {profile.name}: it has {', '.join(profile.datasets)}")
+    return _present(profile, names)
+
+
+def _present(profile, names) -> list[str]:
+    from replicate.data import manifest
+
     if os.environ.get("SKIP_MISSING") != "1" or profile.kind == "microworld":
         return names
     there = [name for name in names if manifest.available(manifest.load(name), profile.data_root)
@@ -84,11 +91,22 @@ def seeds_of(text: str) -> list[int]:
 
 
 def plan(args, profile) -> None:
-    from replicate import study
+    from replicate import plan, status
 
-    wanted = jobs(args, profile)
-    done = sum(study.pretrain_path(profile, run, seed).exists() for run, seed in wanted)
-    print(f"profile {profile.name}: {len(wanted)} trainings, {done} of them in runs/ already. {profile.hours_hint}")
+    found = status.states(profile, jobs(args, profile), args.cached)
+    if args.short:
+        print(plan.first_line(profile, found))
+        return
+    for name in ("gpus", "jobs"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}, it must be 1 or more")
+    plan.show(profile, found, args.machine or plan.usual(profile), device_of(args.device), args.gpus, args.jobs)
+
+
+def status(args, profile) -> None:
+    from replicate import status
+
+    status.show(profile, status.states(profile, jobs(args, profile)))
 
 
 def pretrain(args, profile) -> None:
@@ -105,9 +123,24 @@ def pretrain(args, profile) -> None:
 def _train(args, profile, run, seed) -> None:
     from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
 
-    row = pretrain.pretrain(profile, run, seed, device_of(args.device))
+    try:
+        row = pretrain.pretrain(profile, run, seed, device_of(args.device))
+    except Exception as error:
+        _note_failure(paths.run_dir(profile.name, run.run, seed) / "log.jsonl", error)
+        raise
+    if not pretrain.distributed.is_first():
+        return
     loss = "none" if row["final_loss"] is None else f"{row['final_loss']:.4g}"
     print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
+
+
+def _note_failure(log, error: Exception) -> None:
+    """For `make status`: the last line of the log of a training that failed and was not stopped."""
+    from replicate import preempt, progress
+
+    if log.exists() and not isinstance(error, preempt.Preempted) and os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):  # the full disk that it failed of
+            progress.Log(log, fresh=False).write(failed=" ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def _train_if_asked(args, profile, run, seed) -> None:
@@ -128,29 +161,63 @@ def _prepare_absent(profile, names) -> None:
 
 
 def evaluate(args, profile) -> None:
-    from replicate import compile, study
+    from replicate import compile
     from replicate.profile import ENGINES
 
     stage, wanted = ENGINES[args.engine or profile.engine], names_of(args, profile)
+    if stage != "vissl":
+        _check_arrays(profile)
     for run, seed in jobs(args, profile):
         _prepare_absent(profile, {profile.source_of(run), *wanted})
         cached = compile.cached(profile, run, seed, stage, wanted) if args.cached else []
-        names = [name for name in wanted if name not in cached and not study.is_done(profile, run, seed, stage, name)]
         if cached:
             print(f"{run.run} seed {seed}: {len(cached)} data sets are in {results_of(profile)} already", flush=True)
-        if names:
-            _train_if_asked(args, profile, run, seed)
-        if not names or not _is_trained(profile, run, seed):
+        left = [name for name in wanted if name not in cached]
+        if not _waiting(profile, run, seed, stage, left):
             continue
-        if stage == "vissl":
-            from replicate.probes.vissl import job
+        _train_if_asked(args, profile, run, seed)
+        if not _is_trained(profile, run, seed):
+            continue
+        with _alone(profile, run, seed, stage):
+            names = _waiting(profile, run, seed, stage, left)
+            if names:
+                _probe(profile, run, seed, stage, names, device_of(args.device))
+                print(f"{run.run} seed {seed}: evaluated on {len(names)} data sets", flush=True)
 
-            job.evaluate(profile, run, seed, names, device_of(args.device))
-        else:
-            from replicate import evaluate
 
-            evaluate.evaluate(profile, run, seed, names, device_of(args.device))
-        print(f"{run.run} seed {seed}: evaluated on {len(names)} data sets", flush=True)
+def _check_arrays(profile) -> None:
+    if profile.streamed:
+        raise UserError(f"profile {profile.name} streams its images, and the native probes need arrays: take ENGINE=vissl, "
+                        "which reads lists of files itself, or a profile with `streamed: false`")
+
+
+def _waiting(profile, run, seed, stage, names) -> list[str]:
+    from replicate import study
+
+    return [name for name in names if not study.is_done(profile, run, seed, stage, name)]
+
+
+@contextlib.contextmanager
+def _alone(profile, run, seed, stage):
+    """One process at a time at a stage of a training; the next one finds its cells done. VISSL's are locked one by one."""
+    if stage == "vissl":
+        yield
+        return
+    folder = paths.run_dir(profile.name, run.run, seed)
+    with locks.held(folder / f".{stage}.lock", f"{run.run} seed {seed}, {stage}"):
+        paths.sweep(folder / stage)
+        yield
+
+
+def _probe(profile, run, seed, stage, names, device) -> None:
+    if stage == "vissl":
+        from replicate.probes.vissl import job
+
+        job.evaluate(profile, run, seed, names, device)
+    else:
+        from replicate import evaluate
+
+        evaluate.evaluate(profile, run, seed, names, device)
 
 
 def results_of(profile) -> str:
@@ -167,6 +234,7 @@ def vissl_parity(args, profile) -> None:
         return
     if args.probe_seeds < 1:
         raise UserError(f"--probe-seeds is {args.probe_seeds}, it must be 1 or more")
+    _check_arrays(profile)
     wanted = names_of(args, profile)
     for run, seed in jobs(args, profile):
         _prepare_absent(profile, {profile.source_of(run), *wanted})
@@ -176,28 +244,56 @@ def vissl_parity(args, profile) -> None:
 
 
 def rank_runs(args, profile) -> None:
-    from replicate import compile, ranks, study
+    from replicate import compile
 
     wanted = names_of(args, profile)
     for run, seed in jobs(args, profile):
         cached = compile.cached(profile, run, seed, "rank", wanted) if args.cached else []
         names = [name for name in wanted if name not in cached]
-        if not names or not _is_trained(profile, run, seed):
-            continue
-        missing = [name for name in names if not study.is_done(profile, run, seed, "spectra", name)]
-        if missing:
-            from replicate import evaluate
+        if names and _is_trained(profile, run, seed):
+            with _alone(profile, run, seed, "rank"):
+                _rank(profile, run, seed, names, device_of(args.device))
 
-            evaluate.evaluate(profile, run, seed, missing, device_of(args.device), probes=False)
-        for name in names:
-            ranks.rank(profile, run, seed, name)
+
+def _rank(profile, run, seed, names, device) -> None:
+    from replicate import ranks
+
+    missing = _waiting(profile, run, seed, "spectra", names)
+    if missing:
+        from replicate import evaluate
+
+        evaluate.evaluate(profile, run, seed, missing, device, probes=False)
+    for name in names:
+        ranks.rank(profile, run, seed, name)
+
+
+def finetune(args, profile) -> None:
+    """The tasks of table 3, on the runs of its sweeps."""
+    from replicate import compile, tasks
+
+    wanted = tasks.on(profile, names_of(args, profile))
+    there = _present(profile, [tasks.images_of(profile, task) for task in wanted])
+    wanted = [task for task in wanted if tasks.images_of(profile, task) in there]
+    for run, seed in jobs(args, profile) if wanted else ():
+        if not grid.is_finetuned(run):
+            continue
+        _prepare_absent(profile, tasks.prepared(profile, wanted))
+        cached = compile.cached(profile, run, seed, "finetune", wanted) if args.cached else []
+        left = [name for name in wanted if name not in cached]
+        if not _waiting(profile, run, seed, "finetune", left) or not _is_trained(profile, run, seed):
+            continue
+        with _alone(profile, run, seed, "finetune"):
+            names = _waiting(profile, run, seed, "finetune", left)
+            if names:
+                tasks.finetune(profile, run, seed, names, device_of(args.device))
+                print(f"{run.run} seed {seed}: {', '.join(names)} done", flush=True)
 
 
 def _is_trained(profile, run, seed) -> bool:
     """Raise where the run is not trained; False, with a line, where it diverged before its first checkpoint."""
-    from replicate import stages, study
+    from replicate import study
 
-    marker = stages.read_output(study.pretrain_path(profile, run, seed), study.pretrain_hash(profile, run, seed))
+    marker = study.trained(profile, run, seed)
     if marker is None:
         raise UserError(f"{run.run} seed {seed} is not trained: run `make pretrain PROFILE={profile.name} RUNS={run.run}`")
     if marker["status"] == "diverged" and not study.checkpoint_path(profile, run, seed).exists():
@@ -209,7 +305,65 @@ def _is_trained(profile, run, seed) -> bool:
 def compile_(args, profile) -> None:
     from replicate import compile
 
-    compile.compile_results(profile, seeds_of(args.seeds))
+    with _results_lock(profile):
+        compile.compile_results(profile, seeds_of(args.seeds))
+
+
+@contextlib.contextmanager
+def _results_lock(profile):
+    """One process at a time reads, adds to and writes the CSVs of a profile."""
+    with locks.held(paths.runs_dir(profile.name) / ".results.lock", f"the CSVs of {profile.name}"):
+        paths.sweep(paths.results_dir(profile.name))
+        yield
+
+
+def import_(args, profile) -> int:
+    """Trained runs from elsewhere; the status is 2 where one was refused."""
+    from replicate import share
+
+    status = 0
+    for place in args.places:
+        with contextlib.ExitStack() as unpacked:
+            try:
+                folders = unpacked.enter_context(share.run_folders(profile, paths.from_user(place, "DIR")))
+            except UserError as error:
+                print(f"replicate import: {error}", file=sys.stderr)
+                status = 2
+                continue
+            for folder in folders:
+                try:
+                    print(share.import_run(profile, folder), flush=True)
+                except UserError as error:
+                    print(f"replicate import: {error}", file=sys.stderr)
+                    status = 2
+    return status
+
+
+def merge(args, profile) -> int:
+    """Results of other machines; the status is 2 where one was refused or conflicts with what is here."""
+    from replicate import share
+
+    status = 0
+    for place in args.places:
+        try:
+            with _results_lock(profile):
+                counts, conflicts = share.merge(profile, paths.from_user(place, "DIR"))
+        except UserError as error:
+            conflicts = [str(error)]
+        else:
+            said = f"{counts['new']} new cells, {counts['same']} the same, {len(conflicts)} conflicts"
+            print(f"{place}: {said}", flush=True)
+        for conflict in conflicts:
+            print(f"replicate merge: {conflict}; what is here stays", file=sys.stderr)
+            status = 2
+    return status
+
+
+def export(args, profile) -> None:
+    from replicate import export
+
+    for path in export.export(profile, grid.get(args.run), args.seed, args.format, paths.from_user(args.out, "--out")):
+        print(path)
 
 
 def verify(args) -> int:
@@ -321,7 +475,7 @@ def select(args) -> int:
     return 0 if rows else 2
 
 
-STAGES = {"grid": list_grid, "plan": plan, "data": prepare, "preview": preview, "pretrain": pretrain,
-          "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "compile": compile_,
-          "claims": claims_}  # fmt: skip
+STAGES = {"grid": list_grid, "plan": plan, "status": status, "data": prepare, "preview": preview, "pretrain": pretrain,
+          "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "finetune": finetune,
+          "compile": compile_, "claims": claims_, "import": import_, "merge": merge, "export": export}  # fmt: skip
 TOOLS = {"rank": rank, "select": select, "data": data, "verify": verify}

@@ -2,17 +2,18 @@
 
 import sys
 
-from replicate import grid, ranks, results, stages, study
+from replicate import grid, ranks, results, stages, study, tasks
 from replicate.data import manifest
 from replicate.grid import Run
-from replicate.profile import ENGINES, Profile
+from replicate.errors import UserError
+from replicate.profile import ENGINES, FINETUNE_TASKS, Profile
 from replicate.rank.estimators import ESTIMATORS, SPECTRAL
 
 TABLES = ("runs", "accuracy", "rank", "knn", "spectra", "convergence", "cells")
 STAGES = {  # stage -> CSVs that it fills
     "evaluate": ("accuracy", "knn"), "vissl": ("accuracy",), "rank": ("rank", "spectra", "convergence"),
+    "finetune": ("accuracy",),
 }  # fmt: skip
-ENGINE_OF = {stage: engine for engine, stage in ENGINES.items()}
 NOT_RUN, NO_CHECKPOINT = "not_run", "no finite checkpoint"
 
 Groups = dict[tuple[str, ...], list[dict]]  # a table's rows by what is replaced together: a run's cell
@@ -21,6 +22,7 @@ Groups = dict[tuple[str, ...], list[dict]]  # a table's rows by what is replaced
 def compile_results(profile: Profile, seeds: list[int]) -> None:
     """Merge what is in runs/ into the cached CSVs, say why each missing cell is missing, write all CSVs."""
     tables = {name: _grouped(name, results.read_rows(profile.name, name)) for name in TABLES}
+    _check(profile, tables)
     for run in grid.load():
         for seed in seeds:
             if profile.source_of(run) is not None:
@@ -32,15 +34,41 @@ def compile_results(profile: Profile, seeds: list[int]) -> None:
     _select(profile)
 
 
+def _check(profile: Profile, tables: dict[str, Groups]) -> None:
+    """UserError where a cached row is of a training that runs.csv or cells.csv lacks: one of the files is damaged."""
+    if not all(results.path(profile.name, name).is_file() for name in ("runs", "cells")):
+        return  # deleted, to be made anew from runs/
+    places = {"", *manifest.names(), *FINETUNE_TASKS}
+    trained = {key[:2] for key in tables["runs"]}
+    hashed = {key[:2] for key in tables["cells"] if key[3] == "pretrain"}
+    for name, groups in tables.items():
+        known = hashed if name == "runs" else trained
+        makers = {"cells": ("pretrain", *STAGES), "accuracy": (*ENGINES, *FINETUNE_TASKS)}.get(name)
+        wrong = [key for key in groups
+                 if key[:2] not in known or key[2] not in places or (makers and key[3] not in makers)]
+        if wrong:
+            raise UserError(f"{results.path(profile.name, name)}: damaged (rows of {' '.join(wrong[0])}, which was never "
+                            "trained or evaluated); restore it from git, or delete it")  # fmt: skip
+
+
 def _grouped(name: str, rows: list[dict]) -> Groups:
     groups: Groups = {}
     for row in rows:
-        if row.get("status") == NOT_RUN or row.get("note") == NO_CHECKPOINT:
-            continue  # placeholders are made anew
-        made_by = {"cells": "stage", "accuracy": "engine"}.get(name)  # two engines fill a data set's accuracies
-        key = (row["run"], str(row["seed"]), row.get("dataset", ""), *([row[made_by]] if made_by else []))
-        groups.setdefault(key, []).append(row)
+        if is_placeholder(row):
+            continue  # made anew
+        groups.setdefault(_key(name, row), []).append(row)
     return groups
+
+
+def is_placeholder(row: dict) -> bool:
+    """Whether a row only says why there is no number."""
+    return row.get("status") == NOT_RUN or row.get("note") == NO_CHECKPOINT
+
+
+def _key(name: str, row: dict) -> tuple[str, ...]:
+    """Of the group that a row belongs to. Two engines, and the tasks of table 3, fill a data set's accuracies."""
+    made_by = {"cells": "stage", "accuracy": "probe" if row.get("features") == "finetuned" else "engine"}.get(name)
+    return (row["run"], str(row["seed"]), row.get("dataset", ""), *([row[made_by]] if made_by else []))
 
 
 def _merge_run(profile: Profile, run: Run, seed: int, tables: dict[str, Groups]) -> None:
@@ -52,15 +80,25 @@ def _merge_run(profile: Profile, run: Run, seed: int, tables: dict[str, Groups])
         print(f"{run.run} seed {seed}: its training is stale, left out; `make pretrain` trains it again", file=sys.stderr)
         return
     cached = [row["hash"] for row in tables["cells"].get((*key, "", "pretrain"), [])]
-    if cached != [hash_]:  # the cached rows are of another training of this run
+    if cached != [hash_] or _is_another(marker, tables["runs"].get((*key, ""), [])):  # the cached rows are of another one
         for groups in tables.values():
             for old in [old for old in groups if old[:2] == key]:
                 del groups[old]
     _put_hash(tables, run.run, seed, "pretrain", "", hash_)
     tables["runs"][(*key, "")] = [marker]
-    for dataset in profile.datasets:
-        for stage in STAGES:
-            _merge_cell(profile, run, seed, stage, dataset, marker["status"], tables)
+    cells = [(stage, dataset) for dataset in profile.datasets for stage in STAGES if stage != "finetune"]
+    for stage, dataset in [*cells, *(("finetune", task) for task in profile.tasks)]:
+        _merge_cell(profile, run, seed, stage, dataset, marker["status"], tables)
+
+
+def _is_another(marker: dict, cached: list[dict]) -> bool:
+    """Whether a training ended elsewhere than the cached one of its hash, as on another machine; then says so."""
+    loss = results.text("final_loss", marker["final_loss"])
+    another = any(row["final_loss"] != loss for row in cached)
+    if another:
+        print(f"{marker['run']} seed {marker['seed']}: trained again to another loss, {loss}, as on another machine: the cached "
+              "rows of the training before go; `make evaluate rank finetune` makes its own", file=sys.stderr)  # fmt: skip
+    return another
 
 
 def _put_hash(tables: dict[str, Groups], run: str, seed: int, stage: str, dataset: str, hash_: str) -> None:
@@ -77,13 +115,12 @@ def _merge_cell(profile: Profile, run: Run, seed: int, stage: str, dataset: str,
         again = "evaluate ENGINE=vissl" if stage == "vissl" else stage
         print(f"{run.run} seed {seed} {dataset}: its {stage} is stale, left out; `make {again}` redoes it", file=sys.stderr)
         return
-    new = _accuracy_rows(content, status) if stage in ENGINE_OF else _rank_rows(content, status)
+    new = (_accuracy_rows if "accuracy" in STAGES[stage] else _rank_rows)(content, status)
     for name in STAGES[stage]:
-        place = "" if name == "convergence" else dataset  # convergence.csv is about the source only
-        if new[name] or name != "convergence":
-            rows = [{"run": run.run, "seed": seed, "dataset": dataset, **row} for row in new[name]]
-            made_by = (ENGINE_OF[stage],) if name == "accuracy" else ()
-            tables[name][run.run, str(seed), place, *made_by] = rows
+        cell = {"run": run.run, "seed": seed, **({} if name == "convergence" else {"dataset": dataset})}
+        rows = [{**cell, **row} for row in new[name]]
+        if rows or name != "convergence":  # which is about the source only
+            tables[name][_key(name, rows[0] if rows else cell)] = rows
     _put_hash(tables, run.run, seed, stage, dataset, content["fingerprint"])
 
 
@@ -134,6 +171,8 @@ def _expected(profile: Profile, run: Run, probes: dict[str, list[str]]) -> dict[
          "metric": "mAP" if probe == "svm" else "top-1"}
         for dataset in profile.datasets for features in results.FEATURES for probe in probes[dataset]
     ]  # fmt: skip
+    if grid.is_finetuned(run):
+        accuracy += [tasks.row(profile, task) for task in profile.tasks]
     source = profile.source_of(run)
     rank = [{"dataset": dataset, "features": features, "estimator": estimator} for dataset in profile.datasets
             for features in results.FEATURES for estimator in (ESTIMATORS if dataset == source else SPECTRAL)]
@@ -170,7 +209,7 @@ def _select(profile: Profile) -> None:
 def cached(profile: Profile, run: Run, seed: int, stage: str, datasets: list[str]) -> list[str]:
     """Those of the cells that the CSVs hold under the current hash: they count as done without their checkpoint.
 
-    A training is the cell of the data set "".
+    A training is the cell of the data set ""; those of the stage 'finetune' are tasks.
     """
     rows = [row for row in results.read_rows(profile.name, "cells")
             if (row["run"], row["seed"], row["stage"]) == (run.run, str(seed), stage)]  # fmt: skip

@@ -105,8 +105,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`; for who holds the lock of its files."""
+    for left in Path(folder).glob(".*.tmp"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the finished folder `new` in the place of `target`; an old one is removed only after it has been renamed away."""
+    """Put the finished folder `new` in the place of `target`; an old one is removed only after it has been renamed away.
+
+    Its files are flushed to disk first: after a power cut a folder that has its name has its contents.
+    """
+    for file in new.iterdir():
+        if file.is_file() and not file.is_symlink():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
     old = target.with_name(f".{target.name}.old.tmp")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -61,8 +61,9 @@ def frames(profile):
     That is the profile's own, or the other one where only that has values: two engines never share a table.
     """
     runs, accuracy, rank = (read(profile.name, name) for name in ("runs", "accuracy", "rank"))
-    own, valued = accuracy["engine"] == profile.engine, accuracy["status"] == "ok"
-    return runs, accuracy[~own if valued.any() and not (own & valued).any() else own], rank
+    tuned = accuracy["features"] == "finetuned"  # of no probe, and of one engine only
+    own, valued = accuracy["engine"] == profile.engine, (accuracy["status"] == "ok") & ~tuned
+    return runs, accuracy[tuned | (~own if valued.any() and not (own & valued).any() else own)], rank
 
 
 TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "features", "probe", "engine", "metric", "estimator",
@@ -70,21 +71,44 @@ TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "featu
         "hash", "agrees", "sweep", "selected_by", "selected_run", "evaluated_on", "id", "part", "verdict"}
 
 
+NUMBERS = {column for columns in SCHEMAS.values() for column in columns} - TEXT
+
+
 def read_rows(profile: str, name: str) -> list[dict[str, str]]:
     """The rows of one CSV as text, without pandas. Raises UserError where the columns are not the schema's."""
-    file = path(profile, name)
+    return rows_of(path(profile, name), name)
+
+
+def rows_of(file: Path, name: str) -> list[dict[str, str]]:
+    """As read_rows, of a file anywhere."""
     if not file.is_file():
         return []
-    with open(file, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        if tuple(reader.fieldnames or ()) != SCHEMAS[name]:
-            raise UserError(f"{file}: columns are not {', '.join(SCHEMAS[name])}; restore it from git, or delete it")
-        return list(reader)
+    try:
+        with open(file, newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            if tuple(reader.fieldnames or ()) != SCHEMAS[name]:
+                raise ValueError(f"columns are not {', '.join(SCHEMAS[name])}")
+            rows = list(reader)
+        for number, row in enumerate(rows, 2):
+            _check(row, number)
+    except (ValueError, csv.Error) as error:  # of bytes that are no text, too
+        raise UserError(f"{file}: damaged ({error}); restore it from git, or delete it") from None
+    return rows
+
+
+def _check(row: dict, number: int) -> None:
+    """ValueError for what no row says: too few cells or too many, an unknown run, text for a number."""
+    if None in row or None in row.values():
+        raise ValueError(f"row {number} has not as many cells as there are columns")
+    if row.get("run") not in (None, *_grid_order()):
+        raise ValueError(f"row {number} is of an unknown run")
+    for column in NUMBERS.intersection(row):
+        float(row[column] or 0)
 
 
 def write(profile: str, name: str, rows: list[dict]) -> None:
     """Write rows (values of any type) sorted and formatted, atomically. Raises UserError on a doubled key."""
-    formatted = [{column: _text(column, row.get(column)) for column in SCHEMAS[name]} for row in rows]
+    formatted = [{column: text(column, row.get(column)) for column in SCHEMAS[name]} for row in rows]
     if name in KEYS:
         seen = set()
         for row in formatted:
@@ -100,7 +124,8 @@ def write(profile: str, name: str, rows: list[dict]) -> None:
     paths.write_text(path(profile, name), buffer.getvalue())
 
 
-def _text(column: str, value) -> str:
+def text(column: str, value) -> str:
+    """A value as the CSVs have it."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -49,17 +49,25 @@ def derived_seed(*parts) -> int:
 
 
 def write_output(path: Path, hash_: str, content: dict) -> None:
-    """Write a stage's output with the hash of what went in, atomically. Raises UserError on a full disk."""
-    paths.write_text(path, json.dumps({"fingerprint": hash_, **content}) + "\n")
+    """Write a stage's output with the hash of what went in and a checksum, atomically. Raises UserError on a full disk."""
+    body = json.dumps({"fingerprint": hash_, **content}).removesuffix("}")
+    paths.write_text(path, f'{body}, "checksum": "{_checksum(body)}"}}\n')
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 def read_output(path: Path, hash_: str | None = None) -> dict | None:
     """A stage's output; None if it is absent or, where `hash_` is given, stale. Raises UserError if it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["fingerprint"]
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        found, checksum = content["fingerprint"], content.pop("checksum", None)  # older outputs have none
+        if checksum is not None and checksum != _checksum(text.rpartition(', "checksum"')[0]):
+            raise ValueError("its checksum is another")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}): delete it and run the same command again") from error
     return content if hash_ is None or found == hash_ else None

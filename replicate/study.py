@@ -3,21 +3,32 @@
 pretrain -> evaluate (a data set at a time: probes and spectra) -> rank (estimators on the spectra) -> compile.
 """
 
+import os
 from pathlib import Path
 
-from replicate import paths, stages
-from replicate.data import cache, manifest
+from replicate import paths, stages, tasks
+from replicate.data import boxes, cache, manifest
 from replicate.grid import Run
 from replicate.profile import Profile
 
 # Modules whose change changes a stage's numbers; what only reports (progress, command line) is left out on purpose.
-PRETRAIN_CODE = ("pretrain.py", "networks.py", "optimizers.py", "data/augment.py")
+PRETRAIN_CODE = ("training.py", "networks.py", "optimizers.py", "data/augment.py")
+STREAM_CODE = ("data/jpeg.py",)
 METHOD_CODE = {
     "SimCLR": ("methods/simclr.py",),
     "VICReg": ("methods/vicreg.py",),
     "VICReg-exp": ("methods/vicreg_exp.py", "methods/vicreg.py"),
     "VICReg-ctr": ("methods/vicreg_ctr.py", "methods/vicreg_exp.py", "methods/vicreg.py"),
     "DINO": ("methods/dino.py",),
+}
+# Code that was rearranged for several processes without changing a number of one: its hash -> that of the code before.
+# Each was checked by training a mini run of the method with both: all weights, statistics and losses equal bit by bit.
+REFACTORED = {
+    "84c7cf930a334598": "06d966e79a9b802b",  # SimCLR
+    "6df3ab37a3592f9b": "3c6b9de9b3dfadc1",  # VICReg
+    "e1ee78a5e9622606": "1d393c0f2bc3758f",  # VICReg-exp
+    "49b05a1a4c210b3f": "2470cf1a29b603bd",  # VICReg-ctr
+    "7b3e4612797e4d38": "2364ef0ef739686c",  # DINO
 }
 SPECTRA_CODE = ("spectra.py", "embed.py", "networks.py", "rank/spectrum.py", "rank/sums.py", "rank/triangle.py",
                 "rank/estimators.py", "rank/features.py")
@@ -26,13 +37,20 @@ PROBE_CODE = ("evaluate.py", "embed.py", "networks.py", "probes/sgd.py", "probes
 # What VISSL is told (probes/vissl/settings.py) is hashed itself, line by line.
 VISSL_CODE = ("networks.py", "probes/vissl/worker.py", "probes/vissl/shims.py", "probes/vissl/catalog.py",
               "probes/vissl/outcome.py")
+# What a task of table 3 depends on beside the checkpoint, its data and the keys of the profile in finetune_hash.
+FINETUNE_CODE = ("probes/finetune.py", "networks.py", "optimizers.py", "data/augment.py")
+DETECTION_CODE = ("probes/detection.py", "probes/voc_ap.py", "probes/finetune.py", "data/boxes.py", "networks.py")
 RANK_CODE = ("ranks.py", "rank/estimators.py")
 
 
 def training_config(profile: Profile, run: Run, seed: int) -> dict:
     """All that decides a training's numbers beside its data and code; hashed, and the first line of its log."""
+    sizes = {name: getattr(profile, name) for name, plain in (("shards", 1), ("torch_compile", False), ("streamed", False))
+             if getattr(profile, name) != plain}  # fmt: skip
+    if profile.streamed and os.environ.get("DECODE") == "gpu":
+        sizes["decode"] = "gpu"  # whose pixels are not quite the CPU's
     return {
-        "run": run.run, "method": run.method, "source": profile.source_of(run), "seed": seed,
+        "run": run.run, "method": run.method, "source": profile.source_of(run), "seed": seed, **sizes,
         "epochs": profile.epochs_of(run), "warmup_epochs": profile.warmup_epochs, "batch": profile.batch_of(run),
         "optimizer": run.optimizer, "lr": profile.lr_of(run), "weight_decay": run.weight_decay,
         "loss": run.loss_arguments(), "network": profile.network, "projector": profile.projector_of(run),
@@ -52,8 +70,14 @@ def pretrain_hash(profile: Profile, run: Run, seed: int) -> str:
     return stages.fingerprint({
         "config": training_config(profile, run, seed),
         "images": cache.prepared(profile, profile.source_of(run), "images"),
-        "code": stages.code_hash(PRETRAIN_CODE + METHOD_CODE[run.method]),
+        "code": same_code(PRETRAIN_CODE + METHOD_CODE[run.method] + (STREAM_CODE if profile.streamed else ())),
     })  # fmt: skip
+
+
+def same_code(modules: tuple[str, ...]) -> str:
+    """The hash of code, or that of an older form of it which gave the same numbers."""
+    code = stages.code_hash(modules)
+    return REFACTORED.get(code, code)
 
 
 def spectra_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
@@ -83,6 +107,19 @@ def vissl_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
     })  # fmt: skip
 
 
+def finetune_hash(profile: Profile, run: Run, seed: int, task: str) -> str:
+    """Of a task of table 3. Raises UserError where its images are missing or not prepared."""
+    if task == "detection":
+        data, keys, code = boxes.fingerprint(profile), ("detection_iterations", "detection_batch"), DETECTION_CODE
+    else:
+        data = cache.prepared(profile, tasks.images_of(profile, task))
+        keys, code = ("data_seed", "finetune_lr_scale"), FINETUNE_CODE
+    return stages.fingerprint({
+        "pretrain": pretrain_hash(profile, run, seed), "data": data, "task": task, "code": stages.code_hash(code),
+        **{key: getattr(profile, key) for key in keys},
+    })  # fmt: skip
+
+
 def widths(profile: Profile, run: Run) -> dict[str, int]:
     """Widths of a run's features: representation and embedding."""
     return {"representation": profile.width, "embedding": profile.projector_of(run)[-1]}
@@ -103,16 +140,24 @@ def checkpoint_path(profile: Profile, run: Run, seed: int) -> Path:
 
 
 def cell_path(profile: Profile, run: Run, seed: int, stage: str, dataset: str) -> Path:
-    """Output of a stage ('spectra', 'evaluate', 'vissl', 'rank') for one data set."""
+    """Output of a stage ('spectra', 'evaluate', 'vissl', 'rank') for one data set, or of 'finetune' for one task."""
     return paths.run_dir(profile.name, run.run, seed) / stage / f"{dataset}.json"
 
 
-CELL_HASH = {"spectra": spectra_hash, "evaluate": probe_hash, "vissl": vissl_hash, "rank": rank_hash}
+CELL_HASH = {"spectra": spectra_hash, "evaluate": probe_hash, "vissl": vissl_hash, "rank": rank_hash,
+             "finetune": finetune_hash}
+
+
+def trained(profile: Profile, run: Run, seed: int) -> dict | None:
+    """pretrain.json's content; None where it is absent or stale, or where the checkpoint of a run that did not diverge is."""
+    marker = stages.read_output(pretrain_path(profile, run, seed), pretrain_hash(profile, run, seed))
+    there = marker and (marker["status"] == "diverged" or checkpoint_path(profile, run, seed).exists())
+    return marker if there else None
 
 
 def is_done(profile: Profile, run: Run, seed: int, stage: str, dataset: str = "") -> bool:
     """Whether a stage's output in runs/ is there and fresh."""
     if stage == "pretrain":
-        return stages.read_output(pretrain_path(profile, run, seed), pretrain_hash(profile, run, seed)) is not None
+        return trained(profile, run, seed) is not None
     hash_ = CELL_HASH[stage](profile, run, seed, dataset)
     return stages.read_output(cell_path(profile, run, seed, stage, dataset), hash_) is not None

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from replicate import compile, grid, paths, results, stages, tolerance
+from replicate import compile, grid, paths, results, stages, tasks, tolerance
 from replicate.data import cache
 from replicate.errors import UserError
 from replicate.grid import Run
@@ -73,21 +73,29 @@ def _home(place: Path) -> Iterator[None]:
         paths.HOME = old
 
 
-def stale(profile: Profile, runs: list[Run], seed: int, datasets: list[str]) -> list[str]:
+def tuned(profile: Profile, runs: list[Run], seed: int, datasets: list[str]) -> list[str]:
+    """The tasks of table 3 that each of these runs which is in its sweeps was trained for, in the cached rows."""
+    held = {(row["run"], row["dataset"]) for row in results.read_rows(profile.name, "cells")
+            if (row["stage"], row["seed"]) == ("finetune", str(seed))}  # fmt: skip
+    names = [run.run for run in runs if grid.is_finetuned(run)]
+    return [task for task in tasks.on(profile, datasets) if names and held.issuperset((name, task) for name in names)]
+
+
+def stale(profile: Profile, runs: list[Run], seed: int, datasets: list[str], tuning: list[str]) -> list[str]:
     """What of the cached cells was not made by this code and configuration, in words. Prepares no data set.
 
     VISSL's cells depend on the prepared classes: theirs are compared after the recomputation only.
     """
     cached = results.read_rows(profile.name, "cells")
     with tempfile.TemporaryDirectory() as place, _home(Path(place)):
-        for name in {*datasets, *map(profile.source_of, runs)}:
+        for name in {*datasets, *map(profile.source_of, runs), *(tasks.prepared(profile, tuning) if tuning else ())}:
             meta = paths.data_dir(profile.name, name) / "meta.json"
             paths.write_text(meta, json.dumps(cache.fingerprints(profile, name)))
         results.write(profile.name, "cells", cached)
         cells = [("pretrain", [""]), ("rank", datasets), ("evaluate", datasets if profile.engine == "native" else [])]
         found = [(run.run, stage, len(set(names) - set(compile.cached(profile, run, seed, stage, names))))
-                 for run in runs for stage, names in cells]
-    return [f"{run} {stage}" + (f" of {count} data sets" if stage != "pretrain" else "")
+                 for run in runs for stage, names in [*cells, ("finetune", tuning if grid.is_finetuned(run) else [])]]
+    return [f"{run} {stage}" + (f" of {count} data sets" if stage in ("rank", "evaluate") else "")
             for run, stage, count in found if count]  # fmt: skip
 
 
@@ -105,8 +113,8 @@ def fresh_home(profile: Profile) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datasets: list[str], jobs: int, device: str,
-              home: Path) -> None:  # fmt: skip
+def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datasets: list[str], tuning: list[str],
+              jobs: int, device: str, home: Path) -> None:  # fmt: skip
     """The stages of the study by make, below `home`. Raises UserError where one of them fails."""
     profile = str(Path(profile_name).absolute()) if profile_name.endswith(".yaml") else profile_name
     variables = {"PROFILE": profile, "RUNS": " ".join(run.run for run in runs), "DATASETS": ",".join(datasets),
@@ -115,8 +123,8 @@ def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datase
     environment |= {"REPLICATE_HOME": str(home), "REPLICATE_MANIFESTS": str(paths.MANIFESTS.absolute())}
     if paths.data_root():
         environment["DATA_ROOT"] = str(paths.data_root().absolute())
-    command = ["make", "--no-print-directory", "data", "pretrain", "evaluate", "rank", "compile",
-               *(f"{name}={value}" for name, value in variables.items())]
+    command = ["make", "--no-print-directory", "data", "pretrain", "evaluate", "rank",
+               *(["finetune"] if tuning else []), "compile", *(f"{name}={value}" for name, value in variables.items())]
     process = subprocess.Popen(command, cwd=paths.ROOT, env=environment, start_new_session=True)
     try:
         status = process.wait()
@@ -130,12 +138,13 @@ def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datase
         raise UserError("the recomputation failed, see above; nothing was compared")
 
 
-def read(profile: Profile, datasets: list[str]) -> dict[str, list[dict[str, str]]]:
-    """CSV -> rows in paths.HOME: those of these data sets and of the profile's engine."""
-    wanted, made = {"", *datasets}, {"pretrain", "rank", ENGINES[profile.engine]}
+def read(profile: Profile, datasets: list[str], tuning: list[str] = ()) -> dict[str, list[dict[str, str]]]:
+    """CSV -> rows in paths.HOME: those of these data sets and of the profile's engine, and of these tasks of table 3."""
+    wanted, made = {"", *datasets, *tuning}, {"pretrain", "rank", "finetune", ENGINES[profile.engine]}
     return {table: [row for row in results.read_rows(profile.name, table)
-                    if row.get("dataset", "") in wanted and row.get("engine", profile.engine) == profile.engine
-                    and row.get("stage", "rank") in made]
+                    if row.get("dataset", "") in wanted and row.get("stage", "rank") in made
+                    and (row["probe"] in tuning if row.get("features") == "finetuned"
+                         else row.get("engine", profile.engine) == profile.engine)]
             for table in {**NUMBERS, **EXACT}}  # fmt: skip
 
 
@@ -282,16 +291,17 @@ def verify(profile: Profile, profile_name: str, patterns: list[str], seed: int, 
     """Draw, recompute, compare, print; returns the verdict. Raises UserError before any work if there can be none."""
     trainings = trained(profile, seed)
     runs = sample(trainings, patterns, draw)
-    if old := stale(profile, runs, seed, datasets):
+    tuning = tuned(profile, runs, seed, datasets)
+    if old := stale(profile, runs, seed, datasets, tuning):
         some = "; ".join(old[:3]) + ("; …" if len(old) > 3 else "")
         raise UserError(f"the cached rows of {profile.name} are of other code or another configuration ({some}): "
                         f"`make fresh PROFILE={profile_name}` renews them")
-    cached = read(profile, datasets)
+    cached = read(profile, datasets, tuning)
     with fresh_home(profile) as home:
         announce(profile, runs, trainings, seed, datasets, jobs, home)
-        recompute(profile_name, profile.engine, runs, seed, datasets, jobs, device, home)
+        recompute(profile_name, profile.engine, runs, seed, datasets, tuning, jobs, device, home)
         with _home(home):
-            fresh = read(profile, datasets)
+            fresh = read(profile, datasets, tuning)
             sizes = {name: cache.sizes(profile, name) for name in datasets}
     return judge(profile, cached, fresh, sizes, runs, seed, datasets)
 

@@ -17,6 +17,7 @@ TABLE_KINDS = ("csv", "md", "tex")
 FIGURE_KINDS = ("png", "pdf", "svg")
 STAGES = {
     "pretrain": "training", "evaluate": "probes, native engine", "vissl": "probes, VISSL", "rank": "spectra and ranks",
+    "finetune": "fine-tuning and detection",
 }  # fmt: skip
 STATUSES = ("ok", "diverged", "failed", "not_run")
 

@@ -47,3 +47,7 @@ def test_a_study_is_made_of_one_engines_rows(home):
         results.write("mini", "accuracy", rows)
         _, accuracy, _ = results.frames(dataclasses.replace(mini, engine=engine))
         assert accuracy["value"].tolist() == expected
+        tuned = {**native, "features": "finetuned", "probe": "finetune-1", "value": 9.0}  # of no engine's probes
+        results.write("mini", "accuracy", [*rows, tuned])
+        _, accuracy, _ = results.frames(dataclasses.replace(mini, engine=engine))
+        assert sorted(accuracy["value"]) == [9.0, *expected]

@@ -52,6 +52,35 @@ def test_damaged_output_is_an_error_that_names_the_file(tmp_path, damage):
         stages.read_output(path, "abc")
 
 
+def test_a_flipped_bit_is_damage_wherever_it_is(tmp_path):
+    path = tmp_path / "out.json"
+    stages.write_output(path, "abc", {"rows": [{"value": 13.5, "note": "\u00e9"}], "seconds": 1})
+    whole, expected = path.read_bytes(), stages.read_output(path)
+    assert expected == {"fingerprint": "abc", "rows": [{"value": 13.5, "note": "\u00e9"}], "seconds": 1}
+    noticed = 0
+    for at in range(8 * len(whole)):
+        path.write_bytes(whole[: at // 8] + bytes([whole[at // 8] ^ 1 << at % 8]) + whole[at // 8 + 1 :])
+        try:
+            assert stages.read_output(path).items() >= expected.items()  # only the last newline or the checksum's name
+        except UserError:
+            noticed += 1
+    assert noticed > 0.9 * 8 * len(whole)
+
+
+def test_an_output_without_a_checksum_is_read_as_before(tmp_path):
+    (tmp_path / "out.json").write_text('{"fingerprint": "abc", "rows": [1]}\n')
+    assert stages.read_output(tmp_path / "out.json", "abc") == {"fingerprint": "abc", "rows": [1]}
+
+
+def test_sweep_removes_what_a_killed_process_left_and_nothing_else(tmp_path):
+    (tmp_path / ".checkpoint.x1.pt.tmp").write_text("half")
+    (tmp_path / "checkpoint.pt").write_text("whole")
+    (tmp_path / ".lock").touch()
+    paths.sweep(tmp_path)
+    paths.sweep(tmp_path / "absent")
+    assert sorted(os.listdir(tmp_path)) == [".lock", "checkpoint.pt"]
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "table.csv"
     paths.write_text(path, "old")

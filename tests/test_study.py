@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
     place, old = tmp_path_factory.mktemp("finished"), paths.HOME
     paths.HOME = place
     whole = profile.load(SMOKE)
-    few = dataclasses.replace(whole, datasets=["imagenet", "sun397", "voc07"], sources={"imagenet": "imagenet"})
+    few = dataclasses.replace(whole, datasets=["imagenet", "sun397", "voc07"], sources={"imagenet": "imagenet"}, tasks=[])
     for name in few.datasets:
         cache.prepare(few, name)
     for name in (RUN, DINO):
@@ -151,6 +151,18 @@ def test_rows_of_another_training_are_replaced_whole(done):
     assert {row["status"] for row in table(changed, "accuracy", run=RUN, dataset="imagenet")} == {"ok"}
     assert {row["status"] for row in table(changed, "accuracy", run=RUN, dataset="sun397")} == {"not_run"}
     assert {row["status"] for row in table(changed, "accuracy", run=DINO)} == {"ok"}  # stale here, cached as it was
+
+
+def test_rows_of_a_training_that_ended_elsewhere_go_with_a_line(done, capsys):
+    """As the same training does on another machine: under one hash two networks must not share rows."""
+    path = study.pretrain_path(done, grid.get(RUN), 0)
+    marker = stages.read_output(path)
+    shutil.rmtree(path.parent)
+    stages.write_output(path, marker["fingerprint"], {**marker, "final_loss": marker["final_loss"] * 1.01})
+    compile.compile_results(done, [0])
+    assert f"{RUN} seed 0: trained again to another loss" in capsys.readouterr().err
+    assert {row["status"] for row in table(done, "accuracy", run=RUN)} == {"not_run"}
+    assert {row["status"] for row in table(done, "accuracy", run=DINO)} == {"ok"}
 
 
 def test_a_stale_training_is_left_out_with_a_line(done, capsys):
