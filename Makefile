@@ -231,5 +231,6 @@ graph: ## The stages and what they read, as text
 
 help: ## This list
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 34
-	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) VERIFY_SEED=$(VERIFY_SEED) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE (native or vissl) DATA_ROOT LAUNCH"
+	@echo "Variables: PROFILE=$(PROFILE) RUNS (names or globs) DATASETS SEEDS=$(SEEDS) VERIFY_SEED=$(VERIFY_SEED) JOBS=$(JOBS) DEVICE=$(DEVICE) ENGINE (native or vissl) DATA_ROOT LAUNCH CACHED=$(CACHED) COMPILE=$(COMPILE) MACHINE GPUS=$(GPUS) CHAOS_SEED=$(CHAOS_SEED)"
+	@echo "  PRECISION DECODE (gpu) RECOMPUTE (1) SKIP_MISSING (1) REPLICATE_HOME"
 	@echo "Example: make fresh PROFILE=small DATA_ROOT=~/data RUNS='SimCLR-1[2-8]'"

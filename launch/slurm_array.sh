@@ -5,16 +5,20 @@
 #   PROFILE=paper STAGE=evaluate launch/slurm_array.sh --gpus-per-node=1 --dependency=afterany:JOB
 #   make compile PROFILE=paper
 # RUNS are names or globs, all if left out; words that begin with - are sbatch's options (--name=value, see slurm.sh).
-# STAGE is pretrain, evaluate, finetune or rank-runs; SEEDS as in make; AT_ONCE limits the tasks that run at a time.
+# STAGE is pretrain, evaluate, finetune (table 3's runs only) or rank-runs; SEEDS as in make; AT_ONCE limits the tasks
+# that run at a time.
 # A task that is preempted or runs out of time is queued again alone, and goes on from its checkpoint.
 set -euo pipefail
 options=()
 while [[ ${1:-} == -* ]]; do options+=("$1"); shift; done
 replicate=(.venv/bin/python -m replicate)
 profile=${PROFILE:-mini}
-ARRAY_RUNS=$("${replicate[@]}" grid --names --profile "$profile" -- "$@" | tr '\n' ' ')
+names=(--names)
+[[ ${STAGE:-} != finetune ]] || names+=(--finetuned)
+ARRAY_RUNS=$("${replicate[@]}" grid "${names[@]}" --profile "$profile" -- "$@" | tr '\n' ' ')
 export ARRAY_RUNS
 runs=($ARRAY_RUNS)
+[[ ${#runs[@]} -gt 0 ]] || { echo "$0: none of these runs has a stage ${STAGE:-pretrain} in $profile" >&2; exit 2; }
 logs=${REPLICATE_HOME:-.}/runs/slurm
 mkdir -p "$logs"
 sbatch --parsable --requeue --signal=USR1@120 --open-mode=append --output="$logs/%A_%a.out" \

@@ -23,9 +23,12 @@ srun "${tasks[@]}" --kill-on-bad-exit=0 --wait=120 bash -c \
   'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS LOCAL_RANK=$SLURM_LOCALID exec "$@"' task "$@"
 status=$?
 
-# 75: stopped by a signal, checkpoint written. 138: SIGUSR1 came while Python was still starting, so nothing is lost.
+# 75: stopped by a signal, checkpoint written. 138: SIGUSR1 killed it. A training was still starting then, nothing is
+# lost; another stage would begin the cell that did not fit into --time again for ever, so it ends with that status.
 # Where Slurm itself preempts it queues the job again, and refuses to do so twice.
-if [[ $status == 75 || $status == 138 ]]; then
+if [[ $status == 138 && " $* " != *" -m replicate pretrain "* ]]; then
+  echo "job $job: stopped in the middle of a cell: give it a longer --time; what is finished counts as done"
+elif [[ $status == 75 || $status == 138 ]]; then
   echo "job $job: to be continued"
   scontrol requeue "$job" && sleep 60 # Slurm ends this script; its status would be the job's
 fi

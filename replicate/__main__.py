@@ -241,6 +241,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"replicate {args.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         _drop_output()
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; naming it would import torch
+            raise
+        print(f"replicate {args.verb}: the GPU's memory is full ({str(error).splitlines()[0]}); take RECOMPUTE=1 or more GPUs",
+              file=sys.stderr)  # fmt: skip
+        return 2
     except KeyboardInterrupt:
         again = "" if args.verb not in commands.STAGES else "; the same command goes on from here"
         print(f"replicate {args.verb}: interrupted{again}", file=sys.stderr)

@@ -13,11 +13,18 @@ from replicate.errors import UserError
 
 
 def device_of(name: str) -> str:
-    if name != "auto":
+    """The device's name, `auto` resolved; on a GPU float32 is made to mean float32. Raises UserError where there is none."""
+    if name == "cpu":
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    if name != "auto" and not torch.cuda.is_available():
+        raise UserError(f"--device is {name}, but torch finds no GPU here: check the driver, or take --device cpu")
+    # Convolutions in TF32, torch's default, would put a floor under the spectrum of a collapsed run.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return "cuda" if name == "auto" else name
 
 
 def list_grid(args, profile) -> None:
@@ -112,15 +119,17 @@ def status(args, profile) -> None:
 def pretrain(args, profile) -> None:
     from replicate import compile, study
 
+    several = os.environ.get("WORLD_SIZE", "1") != "1"  # who agree on what is done once they have met
     for run, seed in jobs(args, profile):
         _prepare_absent(profile, [profile.source_of(run)])
-        if study.is_done(profile, run, seed, "pretrain") or (
+        if not several and study.is_done(profile, run, seed, "pretrain") or (
                 args.cached and compile.cached(profile, run, seed, "pretrain", [""])):  # fmt: skip
             continue
         _train(args, profile, run, seed)
 
 
 def _train(args, profile, run, seed) -> None:
+    _check_recompute()
     from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
 
     try:
@@ -134,10 +143,21 @@ def _train(args, profile, run, seed) -> None:
     print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
 
 
+def _check_recompute() -> None:
+    text = os.environ.get("RECOMPUTE", "")
+    if text not in ("", "1"):
+        raise UserError(f"RECOMPUTE is {text!r}: 1 computes activations again to save memory, empty keeps them")
+
+
 def _note_failure(log, error: Exception) -> None:
-    """For `make status`: the last line of the log of a training that failed and was not stopped."""
+    """For `make status`: the last line of the log of a training that failed and was not stopped.
+
+    The log of a training that another process is at is that one's: all that failed here was to take its lock.
+    """
     from replicate import preempt, progress
 
+    if locks.is_held(log.with_name(".lock")):
+        return
     if log.exists() and not isinstance(error, preempt.Preempted) and os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError):  # the full disk that it failed of
             progress.Log(log, fresh=False).write(failed=" ".join(str(error).split())[:300] or type(error).__name__)
@@ -228,7 +248,8 @@ def vissl_parity(args, profile) -> None:
     from replicate.probes.vissl import parity
 
     if args.table:
-        rows = parity.write(profile, jobs(args, profile))
+        with _results_lock(profile):
+            rows = parity.write(profile, jobs(args, profile))
         agree = sum(row["agrees"] == "yes" for row in rows)
         print(f"{agree} of {len(rows)} cells agree within one point or twice the spread over probe seeds")
         return
@@ -390,11 +411,14 @@ def verify(args) -> int:
 def claims_(args, profile) -> None:
     from collections import Counter
 
-    from replicate import claims
+    from replicate import claims, results
 
     if args.measure_cheap is not None:
-        claims.measure_cheap(profile.name, images=args.measure_cheap)
-    verdicts = Counter(row["verdict"] for row in claims.write(profile.name) if not row["part"])
+        rows = claims.measure_cheap(images=args.measure_cheap)  # an hour, so not under the lock
+        with _results_lock(profile):
+            results.write(profile.name, "cheap", rows)
+    with _results_lock(profile):
+        verdicts = Counter(row["verdict"] for row in claims.write(profile.name) if not row["part"])
     print(f"profile {profile.name}: " + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in claims.VERDICTS))
 
 

@@ -1,11 +1,13 @@
 """One process or many: what they share. The environment is torchrun's: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, _PORT."""
 
-import contextlib
+import atexit
 import os
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from replicate.errors import UserError
 
 
 def world_size() -> int:
@@ -124,23 +126,33 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return out.to(input.dtype)
 
 
-@contextlib.contextmanager
-def group(device: str):
-    """Join the processes that torchrun or srun started (WORLD_SIZE above 1); nothing to do for a single process.
+def join(device: str) -> str:
+    """Meet the processes that torchrun or srun started (WORLD_SIZE above 1), until the command ends.
 
-    Yields this process's device: `cuda` becomes the GPU of LOCAL_RANK.
+    Returns this process's device: `cuda` becomes the GPU of LOCAL_RANK. Raises UserError where there is no such GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield device
-        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
     if device.startswith("cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UserError(f"process {local} of this machine has no GPU of its own: {torch.cuda.device_count()} are visible; "
+                            "start one process a GPU, with all of them visible to each")
+        device = f"cuda:{local}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():  # once a command: torchrun's store would hand a second group the first one's addresses
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return device
+
+
+def of_first(value: int, device: str) -> int:
+    """The first process's value, so that all decide alike where a network disk shows them different things."""
+    if world_size() == 1:
+        return value
+    told = torch.tensor(value, device=device)
+    dist.broadcast(told, 0)
+    return int(told)
 
 
 def barrier() -> None:

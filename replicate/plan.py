@@ -235,7 +235,8 @@ def show(profile: Profile, found: list[State], machine: str, device: str, gpus: 
         if ones:
             images = sum(images_of(profile, one.run) * left_of(one) for one in ones)
             hours = hours_of(profile, ones, based)
-            line = (len(ones), sum(left_of(one) > 0 for one in ones), f"{images:.3g}", f"{based.rates[method]:,.{0 if based.rates[method] >= 10 else 2}f}",
+            line = (len(ones), sum(left_of(one) > 0 for one in ones), f"{images:.3g}",
+                    f"{based.rates[method]:,.{0 if based.rates[method] >= 10 else 2}f}",
                     f"{hours:,.1f}", status.duration(3600 * hours / units),
                     size(sum(checkpoint_bytes(profile, one.run) for one in ones)),
                     *([f"{based.memory[method]:.1f} GB"] if based.memory else []))  # fmt: skip

@@ -15,10 +15,13 @@ import torch
 
 from replicate import __version__, checkpoint, distributed, grid, locks, paths, preempt, stages, study
 from replicate.data import cache
+from replicate.errors import UserError
 from replicate.grid import Run
 from replicate.profile import Profile
 from replicate.progress import Log, Progress
 from replicate.training import Diverged, Stopped, Training, train_epoch
+
+CHECKPOINT, STOPPED = "checkpoint.pt", "stopped.pt"  # of an epoch's end, which is evaluated, and of a stop within one
 
 
 def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict:
@@ -29,12 +32,14 @@ def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict
     """
     folder, hash_ = paths.run_dir(profile.name, run.run, seed), study.pretrain_hash(profile, run, seed)
     torch.set_num_threads(profile.threads)
-    with distributed.group(device) as own, _lock(folder, run, seed):
+    own = distributed.join(device)
+    with _lock(folder, run, seed):
         done = study.trained(profile, run, seed)
-        if done:
-            return done
+        if distributed.of_first(int(done is not None), own):
+            return done or study.trained(profile, run, seed)
         if distributed.rank() == 0:
             paths.sweep(folder)
+            (folder / "pretrain.json").unlink(missing_ok=True)  # it would vouch for the checkpoint that comes now
         images = source_images(profile, run)
         training = Training(profile, run, seed, own, len(images))
         log = start_log(training, folder, hash_, resume(training, folder, hash_))
@@ -61,14 +66,22 @@ def source_images(profile: Profile, run: Run):
 
 
 def resume(training: Training, folder: Path, hash_: str) -> bool:
-    """Load the checkpoint of the same fingerprint if there is one; an older one is overwritten in time."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
+    """Load what a stop or an epoch's end left under the same fingerprint; the first process says which, older files go."""
+    found = None
+    if distributed.rank() == 0:
+        for place, name in enumerate((STOPPED, CHECKPOINT)):
+            if (folder / name).exists() and checkpoint.load(folder / name).get("fingerprint") != hash_:
+                (folder / name).unlink()
+            elif found is None and (folder / name).exists():
+                found = place
+    found = distributed.of_first(-1 if found is None else found, training.device)
+    if found < 0:
         return False
-    state = checkpoint.load(path, training.device)
-    if state.get("fingerprint") != hash_ or state["optimizer"] is None:
-        return False
-    training.load_state(state)
+    training.load_state(checkpoint.load(folder / (STOPPED, CHECKPOINT)[found]))  # by the CPU: AdamW counts its steps there
+    if training.centre is not None:
+        training.centre = training.centre.to(training.device)
+    if distributed.of_first(training.position, training.device) != training.position:
+        raise UserError(f"{folder}: the processes read different checkpoints: is the disk shared and in order?")
     return True
 
 
@@ -91,13 +104,16 @@ def fit(training: Training, images, folder: Path, hash_: str, log: Log | None, s
             fit_epoch(training, images, log, progress, stop)
             last = training.epoch == training.epochs
             if last or training.epoch % training.profile.checkpoint_every == 0:
-                save(training, folder, hash_)
+                save(training, folder / CHECKPOINT, hash_)
+                forget_stop(folder)
     except Diverged as error:
+        forget_stop(folder)
         if log:
             log.write(diverged=str(error), epoch=training.epoch)
-        return "diverged", f"{error}; last finite checkpoint: epoch {training.epoch} of {training.epochs}"
+        saved = training.epoch - training.epoch % training.profile.checkpoint_every
+        return "diverged", f"{error}; last finite checkpoint: epoch {saved} of {training.epochs}"
     except Stopped:
-        save(training, folder, hash_)
+        save(training, folder / STOPPED, hash_)
         where = f"in epoch {training.epoch + 1} of {training.epochs}, after its step {training.step}"
         if log:
             log.write(stopped=where)
@@ -121,12 +137,18 @@ def fit_epoch(training: Training, images, log: Log | None, progress: Progress, s
         progress.line(f"loss {values['loss']:.3f}, RankMe {values['rankme']:.1f}, {rate:.0f} images/s")
 
 
-def save(training: Training, folder: Path, hash_: str) -> None:
-    """Write the checkpoint; all processes call it, and none goes on before it is on disk."""
+def save(training: Training, path: Path, hash_: str) -> None:
+    """Write the state; all processes call it, and none goes on before it is on disk."""
     state = training.state(hash_)
     if distributed.rank() == 0:
-        checkpoint.save(folder / "checkpoint.pt", state)
+        checkpoint.save(path, state)
     distributed.barrier()
+
+
+def forget_stop(folder: Path) -> None:
+    """A stop's state is no checkpoint to evaluate: it is in the middle of an epoch, and perhaps no longer finite."""
+    if distributed.rank() == 0:
+        (folder / STOPPED).unlink(missing_ok=True)
 
 
 def finish(training: Training, status: str, note: str, hash_: str, folder: Path) -> dict:
@@ -142,7 +164,7 @@ def finish(training: Training, status: str, note: str, hash_: str, folder: Path)
         "final_loss": training.loss if math.isfinite(training.loss) else None, "wall_seconds": round(training.seconds, 1),
         "peak_memory_mb": peak_memory_mb(training.device), "device": device_name(training.device),
         "precision": profile.precision, "torch_version": torch.__version__, "code_version": __version__,
-        "config_hash": hash_, "checkpoint_sha256": checkpoint.sha256(folder / "checkpoint.pt"),
+        "config_hash": hash_, "checkpoint_sha256": checkpoint.sha256(folder / CHECKPOINT),
     }  # fmt: skip
 
 

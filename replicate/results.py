@@ -97,12 +97,14 @@ def rows_of(file: Path, name: str) -> list[dict[str, str]]:
 
 
 def _check(row: dict, number: int) -> None:
-    """ValueError for what no row says: too few cells or too many, an unknown run, text for a number."""
+    """ValueError for what no row says: too few cells or too many, an unknown run, text for a number (1_0 too)."""
     if None in row or None in row.values():
         raise ValueError(f"row {number} has not as many cells as there are columns")
     if row.get("run") not in (None, *_grid_order()):
         raise ValueError(f"row {number} is of an unknown run")
     for column in NUMBERS.intersection(row):
+        if "_" in row[column] or not row[column].isascii():
+            raise ValueError(f"row {number} has {row[column]!r} for a number")
         float(row[column] or 0)
 
 

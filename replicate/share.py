@@ -20,6 +20,8 @@ from replicate.profile import ENGINES, Profile
 TRAINING = ("status", "epochs", "steps", *grid.HYPERPARAMETERS, "final_loss", "config_hash")
 MEASURED = ("wall_seconds", "peak_memory_mb", "device", "torch_version", "code_version")
 
+STATUSES = ("ok", "diverged", "failed")  # of a row that is no placeholder
+
 Rows = dict[tuple[str, ...], dict[str, str]]  # of one CSV by their keys
 Cell = tuple[str, str, str, str]  # run, seed, stage, data set or task: what one row of cells.csv is about
 
@@ -33,8 +35,8 @@ def run_folders(profile: Profile, place: Path) -> Iterator[list[Path]]:
 
     Raises UserError where there is none, and what archives.unpack raises.
     """
-    paths.runs_dir(profile.name).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".import-", dir=paths.runs_dir(profile.name)) as unpacked:
+    runs = paths.runs_dir(profile.name)
+    with locks.held(runs / ".import.lock", f"an import into {profile.name}"), _unpacking(runs) as unpacked:
         root = place
         if place.is_file():
             root = Path(unpacked)
@@ -45,11 +47,21 @@ def run_folders(profile: Profile, place: Path) -> Iterator[list[Path]]:
         yield found
 
 
+def _unpacking(runs: Path) -> tempfile.TemporaryDirectory:
+    """A folder to unpack in; goes without those that killed imports left."""
+    for left in runs.glob(".import-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=".import-", dir=runs)
+
+
 def import_run(profile: Profile, folder: Path) -> str:
     """Check a run's folder (pretrain.json, checkpoint.pt, perhaps log.jsonl), copy it into runs/; says what was done.
 
     Raises UserError where it is not this study's, damaged, or in the way of another training.
     """
+    for name in ("pretrain.json", "checkpoint.pt", "log.jsonl"):
+        if (folder / name).is_symlink():  # a stranger's could be of any file of this machine
+            raise UserError(f"{folder / name}: is a link; put the file itself there")
     row = stages.read_output(folder / "pretrain.json")
     run, seed = identity(folder, row)
     check_row(profile, run, seed, folder, row)
@@ -99,7 +111,7 @@ def check_row(profile: Profile, run: Run, seed: int, folder: Path, row: dict) ->
         must["epochs"] = profile.epochs_of(run)
     wrong = [name for name, value in must.items() if row.get(name) != value]
     texts = ("note", "device", "torch_version", "code_version")
-    wrong += [name for name in texts if not isinstance(row.get(name), str)]
+    wrong += [name for name in texts if not (isinstance(row.get(name), str) and row[name].isprintable())]
     wrong += [name for name in ("epochs", "steps", "wall_seconds", "peak_memory_mb") if not _is_number(row.get(name))]
     if not (row.get("final_loss") is None or _is_number(row["final_loss"])):
         wrong.append("final_loss")
@@ -117,7 +129,7 @@ def _is_number(value) -> bool:
 def check_checkpoint(profile: Profile, run: Run, path: Path, row: dict) -> None:
     """Raise UserError unless the checkpoint is the row's, by checksum, and holds this network, all of it finite.
 
-    A run that diverged in its first epoch has none.
+    A run that diverged in its first epoch has none, and that of a later one can be some epochs old.
     """
     wanted = row.get("checkpoint_sha256", "")
     if wanted is None and row["status"] == "diverged":
@@ -128,11 +140,15 @@ def check_checkpoint(profile: Profile, run: Run, path: Path, row: dict) -> None:
         raise UserError(f"{path}: its sha256 is not the one in pretrain.json; copy it again")
     with warnings.catch_warnings(action="ignore"):  # torch's about odd pickles: an error follows
         state = checkpoint.load(path)
-    of = (row["fingerprint"], row["epochs"])
-    if not isinstance(state, dict) or (state.get("fingerprint"), state.get("epoch")) != of:
+    if not isinstance(state, dict) or state.get("fingerprint") != row["fingerprint"] or not _is_epoch_of(state, row):
         raise UserError(f"{path}: is of another training or epoch than pretrain.json")
     for part in ("network", "teacher") if run.method == "DINO" else ("network",):
         _check_weights(profile, run, path, state.get(part))
+
+
+def _is_epoch_of(state: dict, row: dict) -> bool:
+    epoch = state.get("epoch")
+    return epoch == row["epochs"] or (row["status"] == "diverged" and type(epoch) is int and 0 < epoch < row["epochs"])
 
 
 def _check_weights(profile: Profile, run: Run, path: Path, found) -> None:
@@ -143,7 +159,11 @@ def _check_weights(profile: Profile, run: Run, path: Path, found) -> None:
         raise UserError(f"{path}: its layers are not those of {run.run} in profile {profile.name}")
     for name, tensor in found.items():
         shape, kind = wanted[name].shape, wanted[name].dtype
-        if not isinstance(tensor, torch.Tensor) or (tensor.shape, tensor.dtype) != (shape, kind):
+        if kind.is_floating_point and profile.precision == "float64":
+            kind = torch.float64
+        form = (shape, kind, torch.strided, "cpu")  # not sparse, not torch's meta device, of which nothing can be read
+        if not isinstance(tensor, torch.Tensor) or form != (tensor.shape, tensor.dtype, tensor.layout,
+                                                            tensor.device.type):  # fmt: skip
             raise UserError(f"{path}: {name} is no {kind} of shape {tuple(shape)}")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} is not finite")
@@ -165,8 +185,8 @@ def check_csv(profile: Profile, row: dict) -> None:
     here = [old for old in results.read_rows(profile.name, "runs") if old["config_hash"] == row["config_hash"]]
     if here and here[0]["final_loss"] != results.text("final_loss", row["final_loss"]):
         raise UserError(f"{row['run']} seed {row['seed']}: {results.path(profile.name, 'runs')} has another training "
-                        f"of the same configuration (final_loss {here[0]['final_loss']}), whose cells would count as this "
-                        "one's: take its rows out of the CSVs first")  # fmt: skip
+                        f"of the same configuration (final_loss {here[0]['final_loss']}), whose cells would count as "
+                        "this one's: take its rows out of the CSVs first")  # fmt: skip
 
 
 # ---------------------------------------------------------------- results
@@ -217,7 +237,10 @@ def _by_key(name: str, path: Path) -> Rows:
             if compile.is_placeholder(row):
                 continue
             for column in numbers:
-                float(row[column] or 0)
+                if not math.isfinite(float(row[column] or 0)):
+                    raise ValueError(f"{column} is {row[column]}")
+            if not all(value.isprintable() for value in row.values()) or row.get("status", "ok") not in STATUSES:
+                raise ValueError(f"a row that no study writes: {row}")
             key = tuple(row[column] for column in results.KEYS[name])
             if key in rows or None in row or None in row.values():
                 raise ValueError(f"a doubled or broken row: {', '.join(key)}")
@@ -231,7 +254,7 @@ def check_tables(profile: Profile, folder: Path, tables: dict[str, Rows]) -> Non
     """Raise UserError unless every row belongs to a cell, every cell to a training, every training to this profile."""
     trained = {key[:2]: row["hash"] for key, row in tables["cells"].items() if key[2] == "pretrain"}
     for (name, seed), row in tables["runs"].items():
-        if row["source"] != profile.source_of(grid.get(name)) or not seed.isdecimal():
+        if row["source"] != profile.source_of(grid.get(name)) or not seed.isdecimal() or str(int(seed)) != seed:
             raise UserError(f"{folder}: {name} seed {seed} on {row['source']} is no training of profile {profile.name}")
         if row["config_hash"] != trained.get((name, seed)):
             raise UserError(f"{folder}: runs.csv and cells.csv are not of the same training of {name} seed {seed}")

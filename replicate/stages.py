@@ -7,6 +7,7 @@ import ast
 import functools
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from replicate import paths
@@ -23,8 +24,14 @@ def code_hash(modules: tuple[str, ...]) -> str:
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_docstring(body[0]):
                 body[0].value.value = ""
-        digest.update(f"{module}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{module}\n{_dumped(tree)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _dumped(tree: ast.AST) -> str:
+    """The tree as text, the same in Python 3.11 and later ones: as 3.11 writes it."""
+    options = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **options).replace(", type_params=[]", "")
 
 
 def _is_docstring(node: ast.AST) -> bool:

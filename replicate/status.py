@@ -53,13 +53,16 @@ def _state(profile: Profile, run: Run, seed: int, held: dict[tuple[str, str], di
     except UserError as error:
         return dataclasses.replace(found, state="failed", note=str(error))
     lines = _log(folder / "log.jsonl", hash_)
-    if row and hash_ in (None, row["fingerprint"]):
+    current = row and hash_ in (None, row["fingerprint"])
+    if current and (row["status"] == "diverged" or (folder / "checkpoint.pt").exists()):  # as study.trained
         return _finished(profile, found, "done", row)
     if locks.is_held(folder / ".lock"):
         return _running(found, lines, folder / "log.jsonl")
     old = held.get((run.run, str(seed)))
     if old and old["config_hash"] == hash_:
         return _finished(profile, found, "cached", old)
+    if current:
+        return dataclasses.replace(found, note="its checkpoint is gone")
     if lines:
         last = lines[-1]
         return dataclasses.replace(found, state="failed" if "failed" in last else "stopped", epoch=_epoch(lines),
@@ -127,12 +130,17 @@ def show(profile: Profile, found: list[State]) -> None:
         rate = f"{one.images_per_second:,.0f}" if one.images_per_second else "-"
         left = duration(one.seconds_left) if one.seconds_left is not None else "-"
         print(f"{one.run.run:17}{one.seed:4}  {one.state:9}{f'{one.epoch}/{one.epochs}':>9}{rate:>10}{left:>9}"
-              f"{''.join(_cells(profile, one, cells))}  {one.note}".rstrip())  # fmt: skip
+              f"{''.join(_cells(profile, one, cells))}  {plain(one.note)}".rstrip())  # fmt: skip
     print(summary(found))
     unknown = {profile.source_of(one.run) for one in found if hash_of(profile, one.run, one.seed) is None}
     if unknown:
         print(f"not prepared: {', '.join(sorted(unknown))}; whether a training is of today's configuration cannot be "
               f"told before `make data PROFILE={profile.name}`")  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """Nothing in it moves a terminal's cursor: the note of an imported run is somebody else's."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _cells(profile: Profile, one: State, cached: collections.Counter) -> list[str]:

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from replicate import compile, grid, paths, results, stages, tasks, tolerance
-from replicate.data import cache
+from replicate.data import cache, manifest
 from replicate.errors import UserError
 from replicate.grid import Run
 from replicate.profile import ENGINES, Profile
@@ -140,12 +140,20 @@ def recompute(profile_name: str, engine: str, runs: list[Run], seed: int, datase
 
 def read(profile: Profile, datasets: list[str], tuning: list[str] = ()) -> dict[str, list[dict[str, str]]]:
     """CSV -> rows in paths.HOME: those of these data sets and of the profile's engine, and of these tasks of table 3."""
-    wanted, made = {"", *datasets, *tuning}, {"pretrain", "rank", "finetune", ENGINES[profile.engine]}
+    wanted = {"", *datasets, *tuning, *(tasks.dataset_of(profile, task) for task in tuning)}
+    made = {"pretrain", "rank", "finetune", ENGINES[profile.engine]}
     return {table: [row for row in results.read_rows(profile.name, table)
                     if row.get("dataset", "") in wanted and row.get("stage", "rank") in made
                     and (row["probe"] in tuning if row.get("features") == "finetuned"
                          else row.get("engine", profile.engine) == profile.engine)]
             for table in {**NUMBERS, **EXACT}}  # fmt: skip
+
+
+def images_of(profile: Profile, datasets: list[str], tuning: list[str]) -> tolerance.Sizes:
+    """Training and validation images of each set; of VOC07+12, which is never prepared, as its manifest counts them."""
+    counted = {tasks.dataset_of(profile, task) for task in tuning}.difference(datasets)
+    return {**{name: (manifest.load(name).counts["train"], manifest.load(name).counts["val"]) for name in counted},
+            **{name: cache.sizes(profile, name) for name in datasets}}  # fmt: skip
 
 
 def of_sample(tables: dict[str, list[dict]], profile: Profile, runs: list[Run], seed: int, datasets: list[str]) -> Rows:
@@ -302,7 +310,7 @@ def verify(profile: Profile, profile_name: str, patterns: list[str], seed: int, 
         recompute(profile_name, profile.engine, runs, seed, datasets, tuning, jobs, device, home)
         with _home(home):
             fresh = read(profile, datasets, tuning)
-            sizes = {name: cache.sizes(profile, name) for name in datasets}
+            sizes = images_of(profile, datasets, tuning)
     return judge(profile, cached, fresh, sizes, runs, seed, datasets)
 
 

@@ -11,7 +11,7 @@ import torch
 from official_sets import save, write
 from torch import nn
 
-from replicate import checkpoint, grid, networks, paths, preempt, profile, study
+from replicate import checkpoint, compile, grid, networks, paths, preempt, profile, stages, study
 from replicate.data import boxes, cache, manifest
 from replicate.errors import UserError
 from replicate.probes import detection, voc_ap
@@ -316,6 +316,27 @@ def test_voc_0712_that_is_not_there(paper):
     paper.data_root.mkdir(exist_ok=True)
     with pytest.raises(UserError, match="data set voc0712: .* does not exist"):
         boxes.fingerprint(paper)
+
+
+def test_without_data_root_a_compile_leaves_detection_out_and_keeps_the_rest(paper, monkeypatch, capsys):
+    """The fingerprint of VOC07+12 is asked once in a process, that of a missing one each time."""
+    run, asked = grid.get("VICReg-3"), []
+    monkeypatch.setattr(study, "_LOOKED_AT", {})
+    monkeypatch.setattr(study, "pretrain_hash", lambda *_: "0" * 16)
+    with monkeypatch.context() as counted:
+        counted.setattr(boxes, "fingerprint", lambda profile: asked.append(profile.data_root) or "f" * 16)
+        hashes = [study.finetune_hash(paper, run, 0, "detection") for _ in range(2)]
+    assert hashes[0] == hashes[1] and len(asked) == 1
+    monkeypatch.delenv("DATA_ROOT")
+    stages.write_output(study.cell_path(paper, run, 0, "finetune", "detection"), "a", {"rows": []})
+    tables = {"cells": {}, "accuracy": {}}
+    compile._merge_cell(paper, run, 0, "finetune", "detection", "ok", tables)
+    assert tables == {"cells": {}, "accuracy": {}}
+    said = capsys.readouterr().err
+    assert said.startswith("VICReg-3 seed 0 detection: left out") and said.count("\n") == 1
+    with pytest.raises(UserError):  # a prepared set that is missing is no such case
+        stages.write_output(study.cell_path(paper, run, 0, "finetune", "finetune-1"), "a", {"rows": []})
+        compile._merge_cell(paper, run, 0, "finetune", "finetune-1", "ok", tables)
 
 
 def test_fit_at_the_paper_s_settings_from_a_devkit(paper, monkeypatch):

@@ -163,9 +163,52 @@ def test_a_signal_ends_the_command_with_its_own_status_and_the_next_one_goes_on(
     output = process.communicate(timeout=120)[0]
     assert process.returncode == (preempt.STATUS if processes == 1 else 1), output
     assert output.count("checkpoint written") == 1 and '"stopped"' in log.read_text()
-    state = checkpoint.load(study.checkpoint_path(sizes, grid.get("SimCLR-15"), 0))
-    assert state["within"]["generators"].keys() == {0, 1}
+    stopped = log.with_name(pretrain.STOPPED)
+    assert checkpoint.load(stopped)["within"]["generators"].keys() == {0, 1}
     finished(command(tmp_path, "SimCLR-15", "--profile", path))
+    assert not stopped.exists()
+
+
+def test_several_trainings_in_one_command_of_several_processes(tiny, tmp_path):
+    _, path = tiny(shards=2)
+    output = finished(command(tmp_path, "SimCLR-15", "--profile", path, "--seeds", "0,1", processes=2))
+    assert "SimCLR-15 seed 0: ok" in output and "SimCLR-15 seed 1: ok" in output
+
+
+def test_a_run_that_was_stopped_and_then_diverges_keeps_its_last_epochs_checkpoint(tiny, monkeypatch):
+    sizes, _ = tiny(epochs=3)
+    run, steps, real = grid.get("SimCLR-15"), [], training.train_step
+
+    def step(one, parts):
+        steps.append(one.position)
+        if one.position == one.steps_per_epoch:  # the first of the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        terms, embeddings = real(one, parts)
+        return ({**terms, "loss": float("nan")} if one.position > one.steps_per_epoch else terms), embeddings
+
+    monkeypatch.setattr(training, "train_step", step)
+    with pytest.raises(preempt.Preempted):
+        pretrain.pretrain(sizes, run, 0)
+    row = pretrain.pretrain(sizes, run, 0)
+    assert row["status"] == "diverged" and row["epochs"] == 1
+    state = checkpoint.load(study.checkpoint_path(sizes, run, 0))
+    assert state["epoch"] == 1 and state["within"] is None
+    assert not study.checkpoint_path(sizes, run, 0).with_name(pretrain.STOPPED).exists()
+
+
+def test_a_checkpoint_of_another_configuration_is_never_taken_for_a_finished_one(tiny):
+    """Done under A, begun under B and stopped, back to A: A is trained again."""
+    (sizes, _), run = tiny(epochs=1), grid.get("SimCLR-15")
+    other, _ = tiny(epochs=2)
+    pretrain.pretrain(sizes, run, 0)
+    expected = tensors(study.checkpoint_path(sizes, run, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_step", lambda one, parts: ({"loss": float("nan")}, torch.zeros(1, 1)))
+        pretrain.pretrain(other, run, 0)
+    assert study.trained(sizes, run, 0) is None
+    pretrain.pretrain(sizes, run, 0)
+    found = tensors(study.checkpoint_path(sizes, run, 0))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_processes_that_cannot_share_a_batch_are_told(monkeypatch):

@@ -84,6 +84,31 @@ def leaves(value, name=""):
         yield name, value
 
 
+@pytest.fixture
+def pretended(tmp_path):
+    """The environment of a job whose srun ends as $ENDS and whose scontrol only writes down what it is asked."""
+    for name, does in (("srun", "exit $ENDS"), ("scontrol", f'echo "$*" >> {tmp_path}/asked; [[ $1 != requeue ]]'),
+                       ("sbatch", f'echo "$ARRAY_RUNS" > {tmp_path}/array')):  # fmt: skip
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a"}
+
+
+@pytest.mark.parametrize("stage, ends, again", [("pretrain", 75, True), ("pretrain", 138, True), ("finetune", 75, True),
+                                                ("evaluate", 138, False), ("pretrain", 2, False)])
+def test_a_cell_that_does_not_fit_into_its_time_is_not_queued_for_ever(pretended, tmp_path, stage, ends, again):
+    command = ["launch/slurm_job.sh", ".venv/bin/python", "-m", "replicate", stage, RUN]
+    finish(start(tmp_path, command, pretended | {"ENDS": str(ends)}), ends)
+    assert ("requeue 7" in (tmp_path / "asked").read_text()) == again
+
+
+def test_an_array_of_finetune_is_of_table_3s_runs_only(pretended, tmp_path):
+    environment = pretended | {"STAGE": "finetune", "PROFILE": "mini"}
+    finish(start(tmp_path, ["launch/slurm_array.sh"], environment))
+    assert len((tmp_path / "array").read_text().split()) == 19
+    assert "none of these runs" in finish(start(tmp_path, ["launch/slurm_array.sh", "DINO-3"], environment), 2)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     home = tmp_path_factory.mktemp("prepared")

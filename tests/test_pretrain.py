@@ -92,6 +92,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(prepared, monkeypatc
     assert stages.read_output(study.pretrain_path(profile, run, 0), row["config_hash"])["status"] == "diverged"
 
 
+def test_an_older_checkpoint_does_not_stand_for_a_run_that_diverges_at_once(prepared, monkeypatch):
+    run, changed = grid.get("VICReg-9"), dataclasses.replace(prepared, epochs=1)
+    pretrain.pretrain(prepared, run, 0)
+    monkeypatch.setattr(training, "train_step", lambda one, parts: ({"loss": math.nan}, torch.zeros(1, 1)))
+    row = pretrain.pretrain(changed, run, 0)
+    assert row["status"] == "diverged" and row["epochs"] == 0 and row["checkpoint_sha256"] is None
+    assert not study.checkpoint_path(changed, run, 0).exists()
+
+
 def test_a_truncated_checkpoint_is_one_clear_error(prepared):
     run = grid.get("VICReg-9")
     pretrain.pretrain(prepared, run, 0)

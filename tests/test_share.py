@@ -96,6 +96,22 @@ class Code:
         return (print, ("executed",))
 
 
+def unreadable(state):
+    """A layer on torch's meta device, which weights_only loads, with neither memory nor values."""
+    name = next(iter(state["network"]))
+    state["network"][name] = state["network"][name].to("meta")
+
+
+def sparse(state):
+    name = next(iter(state["network"]))
+    state["network"][name] = state["network"][name].to_sparse()
+
+
+def linked(folder):
+    (folder / "log.jsonl").unlink()
+    (folder / "log.jsonl").symlink_to("/etc/passwd")
+
+
 def poison(folder):
     (folder / "checkpoint.pt").write_bytes(pickle.dumps(Code()))
     respell(folder, checkpoint_sha256=checkpoint.sha256(folder / "checkpoint.pt"))
@@ -125,6 +141,10 @@ def poison(folder):
     (lambda f: rewrite(f, lambda s: s["network"].popitem()), "its layers are not"),
     (lambda f: rewrite(f, lambda s: s["network"].update({"backbone.0.weight": torch.zeros(2)})), "shape (16, 3, 3, 3)"),
     (poison, "damaged checkpoint"),
+    (lambda f: rewrite(f, unreadable), "is no torch.float32"),
+    (lambda f: rewrite(f, sparse), "is no torch.float32"),
+    (linked, "is a link"),
+    (lambda f: respell(f, note="\x1b[2J"), "note is"),
 ])  # fmt: skip
 def test_what_does_not_match_is_refused_in_one_line_and_nothing_is_written(few, folder, harm, says, capsys):
     harm(folder)
@@ -132,6 +152,19 @@ def test_what_does_not_match_is_refused_in_one_line_and_nothing_is_written(few, 
         share.import_run(few, folder)
     assert says in str(refused.value) and "\n" not in str(refused.value)
     assert not list(paths.runs_dir("smoke").glob("*/seed-*/*[!k]")) and "executed" not in capsys.readouterr().out
+
+
+def test_a_diverged_run_has_the_checkpoint_of_an_epoch_before(few, folder):
+    assert not share._is_epoch_of({"epoch": 4}, {"status": "ok", "epochs": 6})
+    respell(folder, status="diverged", epochs=2)  # its checkpoint is of epoch 1
+    assert share.import_run(few, folder) == f"{RUN} seed 0: imported, diverged, 2 epochs"
+
+
+def test_what_a_killed_import_left_goes_with_the_next(few, folder):
+    left = paths.runs_dir("smoke") / ".import-killed"
+    left.mkdir()
+    with share.run_folders(few, folder) as found:
+        assert found == [folder] and not left.exists()
 
 
 def test_another_training_here_is_not_overwritten(few, folder):
@@ -254,6 +287,11 @@ def test_another_machines_seconds_are_no_conflict(few, machines, tmp_path):
 
 @pytest.mark.parametrize("table, change, says", [
     ("accuracy", {"value": "high"}, "accuracy.csv: damaged"),
+    ("accuracy", {"value": "nan"}, "value is nan"),
+    ("accuracy", {"value": "1_0"}, "'1_0' for a number"),
+    ("accuracy", {"status": "fine"}, "that no study writes"),
+    ("accuracy", {"note": "\x1b[2J"}, "that no study writes"),
+    ("runs", {"seed": "00"}, "no training of profile smoke"),
     ("rank", {"dataset": "cars"}, "rank.csv has rows of SimCLR-15 0 rank cars"),
     ("cells", {"stage": "guess"}, "has the cell SimCLR-15 0 guess"),
     ("runs", {"source": "inat18"}, "no training of profile smoke"),

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from conftest import SMOKE
 
 from replicate import commands, grid, locks, paths, progress, results, stages, status, study
 from replicate.__main__ import main
@@ -44,6 +45,8 @@ def test_a_run_of_which_nothing_is_there_waits(prepared):
 def test_done_diverged_and_stale_by_the_hash(prepared, folder):
     hash_ = study.pretrain_hash(prepared, RUN, 0)
     stages.write_output(folder / "pretrain.json", hash_, ROW)
+    assert (state(prepared).state, state(prepared).note) == ("waiting", "its checkpoint is gone")
+    (folder / "checkpoint.pt").touch()
     assert state(prepared).state == "done" and state(prepared).images_per_second == 12 * 64 / 3
     stages.write_output(folder / "pretrain.json", hash_, {**ROW, "status": "diverged", "note": "loss nan"})
     assert state(prepared).state == "diverged" and state(prepared).note == "loss nan"
@@ -96,10 +99,29 @@ def test_a_failure_is_noted_and_shown_until_the_next_start(prepared, folder):
     assert (state(prepared).state, state(prepared).note, state(prepared).epoch) == ("failed", "no room on the disk", 1)
     write_log(folder, hash_, start=1)
     assert state(prepared).state == "stopped"
+    before = (folder / "log.jsonl").read_text()
+    with locks.held(folder / ".lock"):  # by the training itself; what failed is another process that wanted it
+        commands._note_failure(folder / "log.jsonl", ValueError("another process is at it"))
+    assert (folder / "log.jsonl").read_text() == before
+
+
+def test_a_note_moves_no_cursor(prepared, folder, capsys):
+    stages.write_output(folder / "pretrain.json", study.pretrain_hash(prepared, RUN, 0),
+                        {**ROW, "status": "diverged", "note": "\x1b[2Jgone"})  # fmt: skip
+    status.show(prepared, status.states(prepared, [(RUN, 0)]))
+    assert "?[2Jgone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["yes", "0"])
+def test_recompute_is_1_or_nothing(prepared, monkeypatch, capsys, text):
+    monkeypatch.setenv("RECOMPUTE", text)
+    assert main(["pretrain", RUN.run, "--profile", SMOKE]) == 2
+    assert f"RECOMPUTE is '{text}'" in capsys.readouterr().err
 
 
 def test_without_the_data_what_is_done_counts_and_the_table_says_what_it_cannot_know(smoke, capsys):
     stages.write_output(paths.run_dir("smoke", RUN.run, 0) / "pretrain.json", "0" * 16, ROW)
+    (paths.run_dir("smoke", RUN.run, 0) / "checkpoint.pt").touch()
     found = status.states(smoke, [(RUN, 0), (grid.get("DINO-3"), 0)])
     assert [one.state for one in found] == ["done", "waiting"]
     status.show(smoke, found)

@@ -14,7 +14,7 @@ import pytest
 import tiny_study
 import yaml
 
-from replicate import grid, paths, profile, results, tolerance, verify
+from replicate import grid, paths, profile, results, tasks, tolerance, verify
 from replicate.errors import UserError
 
 RUN, OTHER, DATASETS = "SimCLR-15", "DINO-3", ["imagenet", "sun397"]
@@ -115,6 +115,15 @@ def judge(study, *names, fresh=None):
     small, cached, other = study
     runs = [grid.get(name) for name in names]
     return verify.judge(small, cached, fresh or other, SIZES, runs, 0, tiny_study.SMALL)
+
+
+def test_the_papers_detection_is_compared_too(home):
+    """Its row is of voc0712, which is none of the profile's data sets and never prepared."""
+    paper, row = profile.load("paper"), {"run": "VICReg-3", "seed": 0, "value": 40.0, "status": "ok"}
+    results.write("paper", "accuracy", [{**row, **tasks.row(paper, "detection")}])
+    assert [one["dataset"] for one in verify.read(paper, ["voc07"], ["detection"])["accuracy"]] == ["voc0712"]
+    assert verify.read(paper, ["voc07"])["accuracy"] == []
+    assert verify.images_of(paper, [], ["detection"]) == {"voc0712": (16551, 4952)}
 
 
 def test_the_same_rows_are_equal(study, capsys):

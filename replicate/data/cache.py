@@ -138,16 +138,10 @@ def _streamed(profile, name: str, path: str, in_rows: bool, transform: str, trai
         raise UserError(f"data set {name}: profile {profile.name} reads its files below DATA_ROOT, and "
                         f"{profile.data_root or 'DATA_ROOT'}/{path} is not there")
     train = jpeg.Streamed(profile.data_root / path, train_files, in_rows, transform, profile.px)
-    sample = dataclasses.replace(train, files=train_files[_drawn(profile, name, len(train_files))])
+    sample = dataclasses.replace(train, files=train_files[jpeg.drawn(profile, name, len(train_files))])
     views = [dataclasses.replace(sample, seed=f"{profile.data_seed}/{name}/{i}") for i in range(profile.probe_views)]
     return {"train": train, "train_eval": sample, "val_eval": dataclasses.replace(train, files=val_files),
             "train_views": views if transform == "random_resized_crop" else None}  # fmt: skip
-
-
-def _drawn(profile, name: str, n: int) -> np.ndarray:
-    """Which training images a spectrum is taken of, in their order; all where the profile does not say how many."""
-    rng = np.random.default_rng(stages.derived_seed("spectrum samples", profile.data_seed, name))
-    return np.sort(rng.permutation(n)[: profile.spectrum_samples or n])
 
 
 def prepared(profile, name: str, kind: str = "fingerprint") -> str:

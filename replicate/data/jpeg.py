@@ -86,6 +86,12 @@ class Streamed:
         return pixels.expand(3, *pixels.shape) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
+def drawn(profile, name: str, n: int) -> np.ndarray:
+    """Which of n training images a spectrum is taken of, in their order; all where the profile does not say how many."""
+    rng = np.random.default_rng(stages.derived_seed("spectrum samples", profile.data_seed, name))
+    return np.sort(rng.permutation(n)[: profile.spectrum_samples or n])
+
+
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(verify.cores())
