@@ -32,6 +32,7 @@ LOSS_FIELDS = {  # the hyper-parameters that are a loss's arguments
     "DINO": ("teacher_temp", "student_temp"),
 }
 FINETUNED = (("VICReg", "cov"), ("SimCLR", "temp"))  # the sweeps of table 3, pretrained on ImageNet
+METRICS = {"finetune-1": "top-1", "finetune-10": "top-1", "detection": "AP50"}  # its tasks
 WORDS = ("sweeps", "proposed_fields", "inferred_fields", "repeats")
 NUMBERS = ("inv", "var", "cov", "temperature", "teacher_temp", "student_temp")
 HYPERPARAMETERS = ("optimizer", "batch_size", "base_lr", "weight_decay", *NUMBERS, "proj_dim")

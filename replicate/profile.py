@@ -10,12 +10,12 @@ import yaml
 
 from replicate import paths
 from replicate.errors import UserError
-from replicate.grid import Run
+from replicate.grid import METRICS, Run
 
 KINDS = ("microworld", "folders")
 NETWORKS = {"thin_resnet": 128, "resnet18": 512, "resnet50": 2048}  # network -> width of its representation
 PRECISIONS = ("float32", "bf16", "float64")  # of the training; float64 is for checks: a process or many, to 1e-12
-FINETUNE_TASKS = ("finetune-1", "finetune-10", "detection")
+FINETUNE_TASKS = tuple(METRICS)
 ENGINES = {"native": "evaluate", "vissl": "vissl"}  # of the probes -> the stage that its cells belong to
 GRID_EPOCHS, GRID_BATCH, GRID_WIDTH = 100, 1024, 2048  # what 1 epoch unit, 1 batch and 1 width are in grid.csv
 

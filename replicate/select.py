@@ -10,9 +10,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from replicate.grid import FINETUNED, HYPERPARAMETERS, METHODS, SWEPT
+from replicate.grid import FINETUNED, HYPERPARAMETERS, METHODS, METRICS, SWEPT
 from replicate.rank.estimators import ESTIMATORS
-from replicate.tasks import METRICS
 
 COLUMNS = ["source", "method", "sweep", "selected_by", "selected_run", "evaluated_on", "features", "metric", "seed",
            "value"]

@@ -3,10 +3,9 @@
 import time
 
 from replicate.data import boxes
-from replicate.grid import Run
+from replicate.grid import METRICS, Run
 from replicate.profile import Profile
 
-METRICS = {"finetune-1": "top-1", "finetune-10": "top-1", "detection": "AP50"}
 PUBLISHED = {"finetune-1": "imagenet_1percent", "finetune-10": "imagenet_10percent"}  # SimCLR's lists of images
 
 

@@ -17,7 +17,7 @@ def build(profile) -> None:
     selection = results.read(profile.name, "selection")
     ours = select.cells(selection, tasks.source(profile), "finetuned")
     printed = select.cells(pd.read_csv(paths.PUBLISHED), "imagenet", "finetuned")
-    rows = [[NAMES[task], tasks.METRICS[task], method, sweep,
+    rows = [[NAMES[task], grid.METRICS[task], method, sweep,
              *(layout.fixed(cells.get((task, selector, method, sweep))) for cells in (ours, printed)
                for selector in COLUMNS)]
             for task in NAMES for method, sweep in grid.FINETUNED]  # fmt: skip

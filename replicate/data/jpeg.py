@@ -288,6 +288,17 @@ def _decode_on(device: str, found: list[Tensor | bytes], images: Streamed, index
         return [images.decoded(i).to(device) for i in index]
 
 
+def _started(loader) -> Iterator:
+    """Its iterator; the workers inherit the mask, so that no signal ends one before it is deaf."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _deaf(worker: int) -> None:
     """A worker leaves signals to the training, which checkpoints first, and ends when that process itself says so.
 
