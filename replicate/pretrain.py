@@ -67,22 +67,31 @@ def source_images(profile: Profile, run: Run):
 
 def resume(training: Training, folder: Path, hash_: str) -> bool:
     """Load what a stop or an epoch's end left under the same fingerprint; the first process says which, older files go."""
-    found = None
-    if distributed.rank() == 0:
-        for place, name in enumerate((STOPPED, CHECKPOINT)):
-            if (folder / name).exists() and checkpoint.load(folder / name).get("fingerprint") != hash_:
-                (folder / name).unlink()
-            elif found is None and (folder / name).exists():
-                found = place
+    found, state = _left(folder, hash_) if distributed.rank() == 0 else (None, None)
     found = distributed.of_first(-1 if found is None else found, training.device)
     if found < 0:
         return False
-    training.load_state(checkpoint.load(folder / (STOPPED, CHECKPOINT)[found]))  # by the CPU: AdamW counts its steps there
+    # By the CPU: AdamW counts its steps there.
+    training.load_state(checkpoint.load(folder / (STOPPED, CHECKPOINT)[found]) if state is None else state)
     if training.centre is not None:
         training.centre = training.centre.to(training.device)
     if distributed.of_first(training.position, training.device) != training.position:
         raise UserError(f"{folder}: the processes read different checkpoints: is the disk shared and in order?")
     return True
+
+
+def _left(folder: Path, hash_: str) -> tuple[int | None, dict | None]:
+    """Which of (STOPPED, CHECKPOINT) goes on, and its content; files of another fingerprint are removed."""
+    found = None, None
+    for place, path in enumerate((folder / STOPPED, folder / CHECKPOINT)):
+        if not path.exists():
+            continue
+        state = checkpoint.load(path)
+        if state.get("fingerprint") != hash_:
+            path.unlink()
+        elif found[0] is None:
+            found = place, state
+    return found
 
 
 def start_log(training: Training, folder: Path, hash_: str, resumed: bool) -> Log | None:

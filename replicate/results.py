@@ -71,7 +71,9 @@ TEXT = {"run", "method", "source", "sweeps", "status", "note", "dataset", "featu
         "hash", "agrees", "sweep", "selected_by", "selected_run", "evaluated_on", "id", "part", "verdict"}
 
 
-NUMBERS = {column for columns in SCHEMAS.values() for column in columns} - TEXT
+def numbers_of(name: str) -> list[str]:
+    """The columns of a CSV that hold numbers."""
+    return [column for column in SCHEMAS[name] if column not in TEXT]
 
 
 def read_rows(profile: str, name: str) -> list[dict[str, str]]:
@@ -89,20 +91,21 @@ def rows_of(file: Path, name: str) -> list[dict[str, str]]:
             if tuple(reader.fieldnames or ()) != SCHEMAS[name]:
                 raise ValueError(f"columns are not {', '.join(SCHEMAS[name])}")
             rows = list(reader)
+        numbers = numbers_of(name)
         for number, row in enumerate(rows, 2):
-            _check(row, number)
+            _check(row, number, numbers)
     except (ValueError, csv.Error) as error:  # of bytes that are no text, too
         raise UserError(f"{file}: damaged ({error}); restore it from git, or delete it") from None
     return rows
 
 
-def _check(row: dict, number: int) -> None:
+def _check(row: dict, number: int, numbers: list[str]) -> None:
     """ValueError for what no row says: too few cells or too many, an unknown run, text for a number (1_0 too)."""
     if None in row or None in row.values():
         raise ValueError(f"row {number} has not as many cells as there are columns")
     if row.get("run") not in (None, *_grid_order()):
         raise ValueError(f"row {number} is of an unknown run")
-    for column in NUMBERS.intersection(row):
+    for column in numbers:
         if "_" in row[column] or not row[column].isascii():
             raise ValueError(f"row {number} has {row[column]!r} for a number")
         float(row[column] or 0)

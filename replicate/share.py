@@ -1,7 +1,6 @@
 """Work of other machines: a trained run comes into runs/, their results into the CSVs. Nothing of it is executed."""
 
 import contextlib
-import csv
 import math
 import shutil
 import tempfile
@@ -230,8 +229,7 @@ def merge(profile: Profile, folder: Path) -> tuple[dict[str, int], list[str]]:
 
 def _by_key(name: str, path: Path) -> Rows:
     """Rows of one CSV less the placeholders of what is not run. Raises UserError where it is damaged."""
-    numbers = [column for column in results.SCHEMAS[name] if column not in results.TEXT]
-    rows: Rows = {}
+    numbers, rows = results.numbers_of(name), {}
     try:
         for row in results.rows_of(path, name):
             if compile.is_placeholder(row):
@@ -242,10 +240,10 @@ def _by_key(name: str, path: Path) -> Rows:
             if not all(value.isprintable() for value in row.values()) or row.get("status", "ok") not in STATUSES:
                 raise ValueError(f"a row that no study writes: {row}")
             key = tuple(row[column] for column in results.KEYS[name])
-            if key in rows or None in row or None in row.values():
-                raise ValueError(f"a doubled or broken row: {', '.join(key)}")
+            if key in rows:
+                raise ValueError(f"a doubled row: {', '.join(key)}")
             rows[key] = row
-    except (ValueError, TypeError, csv.Error) as error:
+    except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); nothing was merged") from None
     return rows
 

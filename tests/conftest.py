@@ -1,4 +1,6 @@
+import contextlib
 import os
+import shutil
 
 for library in ("OMP", "OPENBLAS", "MKL"):  # before numpy and torch: the tests run beside each other
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
@@ -21,3 +23,20 @@ def home(tmp_path, monkeypatch):
 def smoke(home):
     """The smallest profile, with its place."""
     return profile.load(SMOKE)
+
+
+@contextlib.contextmanager
+def working_in(place):
+    """paths.HOME is `place`, for fixtures that outlive a test."""
+    old, paths.HOME = paths.HOME, place
+    try:
+        yield
+    finally:
+        paths.HOME = old
+
+
+@pytest.fixture
+def done(finished, home):
+    """A copy, in the test's own place, of the study that the module's `finished` made: (its folder, its profile)."""
+    shutil.copytree(finished[0], home, dirs_exist_ok=True)
+    return finished[1]

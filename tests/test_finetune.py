@@ -188,25 +188,18 @@ def test_the_paper_takes_imagenets_published_lists_others_their_own_source():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with a run pretrained, probed on the source, fine-tuned and compiled; tests work on copies of it."""
-    from conftest import SMOKE
+    from conftest import SMOKE, working_in
 
-    place, old = tmp_path_factory.mktemp("finished"), paths.HOME
-    paths.HOME = place
-    one = {"datasets": ["imagenet"], "sources": {"imagenet": "imagenet"}, "tasks": list(FEW)}
-    few = dataclasses.replace(profile.load(SMOKE), **one)
-    cache.prepare(few, "imagenet")
-    pretrain.pretrain(few, grid.get(RUN), 0)
-    evaluate.evaluate(few, grid.get(RUN), 0, ["imagenet"])
-    tasks.finetune(few, grid.get(RUN), 0, FEW)
-    compile.compile_results(few, [0])
-    paths.HOME = old
+    place = tmp_path_factory.mktemp("finished")
+    with working_in(place):
+        one = {"datasets": ["imagenet"], "sources": {"imagenet": "imagenet"}, "tasks": list(FEW)}
+        few = dataclasses.replace(profile.load(SMOKE), **one)
+        cache.prepare(few, "imagenet")
+        pretrain.pretrain(few, grid.get(RUN), 0)
+        evaluate.evaluate(few, grid.get(RUN), 0, ["imagenet"])
+        tasks.finetune(few, grid.get(RUN), 0, FEW)
+        compile.compile_results(few, [0])
     return place, few
-
-
-@pytest.fixture
-def done(finished, home):
-    shutil.copytree(finished[0], home, dirs_exist_ok=True)
-    return finished[1]
 
 
 def rows(of: profile.Profile, name: str = "accuracy", **where) -> list[dict[str, str]]:

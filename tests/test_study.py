@@ -18,28 +18,21 @@ RUN, DINO = "SimCLR-15", "DINO-3"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with two runs pretrained, evaluated on three sets, ranked and compiled; tests work on copies of it."""
-    from conftest import SMOKE
+    from conftest import SMOKE, working_in
 
-    place, old = tmp_path_factory.mktemp("finished"), paths.HOME
-    paths.HOME = place
-    whole = profile.load(SMOKE)
-    few = dataclasses.replace(whole, datasets=["imagenet", "sun397", "voc07"], sources={"imagenet": "imagenet"}, tasks=[])
-    for name in few.datasets:
-        cache.prepare(few, name)
-    for name in (RUN, DINO):
-        pretrain.pretrain(few, grid.get(name), 0)
-        evaluate.evaluate(few, grid.get(name), 0, few.datasets)
-        for dataset in few.datasets:
-            ranks.rank(few, grid.get(name), 0, dataset)
-    compile.compile_results(few, [0])
-    paths.HOME = old
+    place = tmp_path_factory.mktemp("finished")
+    with working_in(place):
+        whole = profile.load(SMOKE)
+        few = dataclasses.replace(whole, datasets=["imagenet", "sun397", "voc07"], sources={"imagenet": "imagenet"}, tasks=[])
+        for name in few.datasets:
+            cache.prepare(few, name)
+        for name in (RUN, DINO):
+            pretrain.pretrain(few, grid.get(name), 0)
+            evaluate.evaluate(few, grid.get(name), 0, few.datasets)
+            for dataset in few.datasets:
+                ranks.rank(few, grid.get(name), 0, dataset)
+        compile.compile_results(few, [0])
     return place, few
-
-
-@pytest.fixture
-def done(finished, home):
-    shutil.copytree(finished[0], home, dirs_exist_ok=True)
-    return finished[1]
 
 
 def table(profile, name, **where):
