@@ -201,9 +201,12 @@ verify: setup ## Recompute one run a method (drawn by VERIFY_SEED, or RUNS) from
 
 # ---------------------------------------------------------------- the rest
 
-.PHONY: test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-paper bench-plots chaos peers clean help graph
-test: setup ## Run the tests
+.PHONY: lint test data-preview bench-pretrain bench-augment bench-probes bench-rank bench-views bench-vissl bench-paper bench-plots chaos peers clean help graph
+test: setup lint ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
+
+lint: setup ## Look for mistakes that the code shows without being run
+	$(PY) -m pyflakes replicate figures tables report benchmarks tests
 
 data-preview: data ## A contact sheet of each data set in runs/PROFILE/preview/
 	@$(REPLICATE) preview --profile $(PROFILE) $(SELECTED)

@@ -26,7 +26,6 @@ What that leaves open was settled here before any claim was computed, but for th
 import functools
 import operator
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from replicate import paths, results, share, stages, status
+from replicate import paths, results, share, status
 from replicate.data import cache, manifest
 from replicate.errors import UserError
 from replicate.grid import METHODS, Run

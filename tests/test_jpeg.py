@@ -195,6 +195,9 @@ def children():
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_workers_leave_signals_to_the_training_and_one_that_is_killed_is_one_line(images):
+    threads = torch.get_num_threads()
+    for n in (threads + 1, threads):  # torch then starts threads of a worker's own before the loader calls us in it
+        torch.set_num_threads(n)
     steps, others = steps_of(1, 40, 1) * 20, set(children())
     arriving = jpeg.batches(images, steps, CROPS, ("a",), 2, "cpu")
     next(arriving)

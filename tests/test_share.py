@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import torch
 
-from replicate import checkpoint, compile, evaluate, grid, paths, pretrain, profile, ranks, results, share, stages
+from replicate import checkpoint, compile, evaluate, grid, paths, pretrain, profile, ranks, results, share
 from replicate.__main__ import main
 from replicate.data import cache
 from replicate.errors import UserError

@@ -288,17 +288,6 @@ def _decode_on(device: str, found: list[Tensor | bytes], images: Streamed, index
         return [images.decoded(i).to(device) for i in index]
 
 
-def _started(loader) -> Iterator:
-    """Its iterator; the workers inherit the mask, so that no signal ends one before it is deaf."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _deaf(worker: int) -> None:
     """A worker leaves signals to the training, which checkpoints first, and ends when that process itself says so.
 
@@ -306,9 +295,10 @@ def _deaf(worker: int) -> None:
     """
     for one in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(one, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):  # macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_when_told_by(parent: int) -> None:
@@ -318,8 +308,22 @@ def _end_when_told_by(parent: int) -> None:
 
 
 def _started(loader: torch.utils.data.DataLoader) -> Iterator:
+    """The loader's items, from workers that inherit a mask of signals.
+
+    _deaf alone comes too late: torch may have started threads in the worker by then, any of which could get them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+    try:
+        return _without_sigchld(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _without_sigchld(loader: torch.utils.data.DataLoader) -> Iterator:
     """The loader's items, without its handler of SIGCHLD, which raises wherever the training is when a worker dies."""
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # where the loader sets no handler either
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     arriving = iter(loader)
