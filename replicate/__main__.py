@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-from replicate import commands, grid, preempt
+from replicate import commands, grid, preempt, progress, tools
 from replicate.errors import UserError
 
 EXAMPLES = """examples:
@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--seeds", default="0", help="comma-separated seeds (default 0)")
             one.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto (default)")
             one.add_argument("--cached", action="store_true", help="cells already in the CSVs count as done")
+            one.set_defaults(train=False)
         if datasets:
             one.add_argument("--datasets", default="", help="comma-separated data sets; the profile's if left out")
         one.add_argument("--profile", default=os.environ.get("PROFILE", "mini"), help="mini, small, paper or a .yaml file")
@@ -223,15 +224,15 @@ def _drop_output() -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        staged = args.verb not in commands.TOOLS or (args.verb == "data" and args.action is None)
-        status = (run_stage if staged else commands.TOOLS[args.verb])(args)
+        staged = args.verb not in tools.TOOLS or (args.verb == "data" and args.action is None)
+        status = (run_stage if staged else tools.TOOLS[args.verb])(args)
         sys.stdout.flush()  # a full disk or a closed pipe shows here and not after the end
         return status
     except UserError as error:
         print(f"replicate {args.verb}: {error}", file=sys.stderr)
         return 2
     except preempt.Preempted as stop:
-        if os.environ.get("RANK", "0") == "0":  # one of many processes speaks
+        if progress.speaks():
             print(f"replicate {args.verb}: {stop}; the same command goes on from here", file=sys.stderr)
         return preempt.STATUS
     except BrokenPipeError:

@@ -1,14 +1,13 @@
-"""What each verb of the command line does; its options are in __main__.py.
+"""What each verb of the command line does that is a step of a profile's study; tools.py has the others, __main__.py options.
 
-STAGES are steps of a profile's study. TOOLS use all cores and return an exit status: they work on what is the user's own,
-or drive the stages. Imports wait until they are needed: torch takes two seconds, and threads must be set before.
+Imports wait until they are needed: torch takes two seconds, and threads must be set before.
 """
 
 import contextlib
 import os
 import sys
 
-from replicate import grid, locks, paths
+from replicate import grid, locks, paths, progress
 from replicate.errors import UserError
 
 
@@ -60,7 +59,7 @@ def _present(profile, names) -> list[str]:
     if os.environ.get("SKIP_MISSING") != "1" or profile.kind == "microworld":
         return names
     there = [name for name in names if manifest.available(manifest.load(name), profile.data_root)
-             or (paths.data_dir(profile.name, name) / "meta.json").exists()]
+             or paths.is_prepared(profile.name, name)]
     for name in sorted(set(names) - set(there)):
         print(f"{name}: missing, left out (SKIP_MISSING=1)", file=sys.stderr)
     return there
@@ -137,7 +136,7 @@ def _train(args, profile, run, seed) -> None:
     except Exception as error:
         _note_failure(paths.run_dir(profile.name, run.run, seed) / "log.jsonl", error)
         raise
-    if not pretrain.distributed.is_first():
+    if not progress.speaks():
         return
     loss = "none" if row["final_loss"] is None else f"{row['final_loss']:.4g}"
     print(f"{run.run} seed {seed}: {row['status']}, loss {loss}, {row['wall_seconds']} s {row['note']}", flush=True)
@@ -154,11 +153,11 @@ def _note_failure(log, error: Exception) -> None:
 
     The log of a training that another process is at is that one's: all that failed here was to take its lock.
     """
-    from replicate import preempt, progress
+    from replicate import preempt
 
     if locks.is_held(log.with_name(".lock")):
         return
-    if log.exists() and not isinstance(error, preempt.Preempted) and os.environ.get("RANK", "0") == "0":
+    if log.exists() and not isinstance(error, preempt.Preempted) and progress.speaks():
         with contextlib.suppress(OSError):  # the full disk that it failed of
             progress.Log(log, fresh=False).write(failed=" ".join(str(error).split())[:300] or type(error).__name__)
 
@@ -176,23 +175,46 @@ def _prepare_absent(profile, names) -> None:
     from replicate.data import cache
 
     for name in names:
-        if not (paths.data_dir(profile.name, name) / "meta.json").exists():
+        if not paths.is_prepared(profile.name, name):
             cache.prepare(profile, name)
 
 
 def evaluate(args, profile) -> None:
-    from replicate import compile
     from replicate.profile import ENGINES
 
     stage, wanted = ENGINES[args.engine or profile.engine], names_of(args, profile)
     if stage != "vissl":
         _check_arrays(profile)
-    for run, seed in jobs(args, profile):
-        _prepare_absent(profile, {profile.source_of(run), *wanted})
+    _compute(args, profile, stage, jobs(args, profile), wanted, wanted)
+
+
+def rank_runs(args, profile) -> None:
+    wanted = names_of(args, profile)
+    _compute(args, profile, "rank", jobs(args, profile), wanted, wanted)
+
+
+def finetune(args, profile) -> None:
+    """The tasks of table 3, on the runs of its sweeps."""
+    from replicate import tasks
+
+    wanted = tasks.on(profile, names_of(args, profile))
+    there = _present(profile, [tasks.images_of(profile, task) for task in wanted])
+    wanted = [task for task in wanted if tasks.images_of(profile, task) in there]
+    trainings = [(run, seed) for run, seed in jobs(args, profile) if wanted and grid.is_finetuned(run)]
+    _compute(args, profile, "finetune", trainings, wanted, tasks.prepared(profile, wanted))
+
+
+def _compute(args, profile, stage, trainings, wanted, datasets) -> None:
+    """What is left of a stage's cells `wanted`, data sets or tasks, of each (run, seed); they read `datasets`."""
+    from replicate import compile
+
+    for run, seed in trainings:
+        _prepare_absent(profile, dict.fromkeys([profile.source_of(run), *datasets]))
         cached = compile.cached(profile, run, seed, stage, wanted) if args.cached else []
-        if cached:
-            print(f"{run.run} seed {seed}: {len(cached)} data sets are in {results_of(profile)} already", flush=True)
         left = [name for name in wanted if name not in cached]
+        if cached:
+            place = os.path.relpath(paths.results_dir(profile.name))
+            print(f"{run.run} seed {seed}, {stage}: {len(cached)} of {len(wanted)} are in {place} already", flush=True)
         if not _waiting(profile, run, seed, stage, left):
             continue
         _train_if_asked(args, profile, run, seed)
@@ -201,8 +223,8 @@ def evaluate(args, profile) -> None:
         with _alone(profile, run, seed, stage):
             names = _waiting(profile, run, seed, stage, left)
             if names:
-                _probe(profile, run, seed, stage, names, device_of(args.device))
-                print(f"{run.run} seed {seed}: evaluated on {len(names)} data sets", flush=True)
+                CELLS[stage](profile, run, seed, names, device_of(args.device))
+                print(f"{run.run} seed {seed}, {stage}: {', '.join(names)} done", flush=True)
 
 
 def _check_arrays(profile) -> None:
@@ -229,19 +251,37 @@ def _alone(profile, run, seed, stage):
         yield
 
 
-def _probe(profile, run, seed, stage, names, device) -> None:
-    if stage == "vissl":
-        from replicate.probes.vissl import job
+def _evaluate(profile, run, seed, names, device) -> None:
+    from replicate import evaluate
 
-        job.evaluate(profile, run, seed, names, device)
-    else:
+    evaluate.evaluate(profile, run, seed, names, device)
+
+
+def _vissl(profile, run, seed, names, device) -> None:
+    from replicate.probes.vissl import job
+
+    job.evaluate(profile, run, seed, names, device)
+
+
+def _rank(profile, run, seed, names, device) -> None:
+    from replicate import ranks
+
+    missing = _waiting(profile, run, seed, "spectra", names)
+    if missing:
         from replicate import evaluate
 
-        evaluate.evaluate(profile, run, seed, names, device)
+        evaluate.evaluate(profile, run, seed, missing, device, probes=False)
+    for name in names:
+        ranks.rank(profile, run, seed, name)
 
 
-def results_of(profile) -> str:
-    return os.path.relpath(paths.results_dir(profile.name))
+def _finetune(profile, run, seed, names, device) -> None:
+    from replicate import tasks
+
+    tasks.finetune(profile, run, seed, names, device)
+
+
+CELLS = {"evaluate": _evaluate, "vissl": _vissl, "rank": _rank, "finetune": _finetune}
 
 
 def vissl_parity(args, profile) -> None:
@@ -262,52 +302,6 @@ def vissl_parity(args, profile) -> None:
         _train_if_asked(args, profile, run, seed)
         if _is_trained(profile, run, seed):
             parity.compute(profile, run, seed, wanted, args.probe_seeds, device_of(args.device))
-
-
-def rank_runs(args, profile) -> None:
-    from replicate import compile
-
-    wanted = names_of(args, profile)
-    for run, seed in jobs(args, profile):
-        cached = compile.cached(profile, run, seed, "rank", wanted) if args.cached else []
-        names = [name for name in wanted if name not in cached]
-        if names and _is_trained(profile, run, seed):
-            with _alone(profile, run, seed, "rank"):
-                _rank(profile, run, seed, names, device_of(args.device))
-
-
-def _rank(profile, run, seed, names, device) -> None:
-    from replicate import ranks
-
-    missing = _waiting(profile, run, seed, "spectra", names)
-    if missing:
-        from replicate import evaluate
-
-        evaluate.evaluate(profile, run, seed, missing, device, probes=False)
-    for name in names:
-        ranks.rank(profile, run, seed, name)
-
-
-def finetune(args, profile) -> None:
-    """The tasks of table 3, on the runs of its sweeps."""
-    from replicate import compile, tasks
-
-    wanted = tasks.on(profile, names_of(args, profile))
-    there = _present(profile, [tasks.images_of(profile, task) for task in wanted])
-    wanted = [task for task in wanted if tasks.images_of(profile, task) in there]
-    for run, seed in jobs(args, profile) if wanted else ():
-        if not grid.is_finetuned(run):
-            continue
-        _prepare_absent(profile, tasks.prepared(profile, wanted))
-        cached = compile.cached(profile, run, seed, "finetune", wanted) if args.cached else []
-        left = [name for name in wanted if name not in cached]
-        if not _waiting(profile, run, seed, "finetune", left) or not _is_trained(profile, run, seed):
-            continue
-        with _alone(profile, run, seed, "finetune"):
-            names = _waiting(profile, run, seed, "finetune", left)
-            if names:
-                tasks.finetune(profile, run, seed, names, device_of(args.device))
-                print(f"{run.run} seed {seed}: {', '.join(names)} done", flush=True)
 
 
 def _is_trained(profile, run, seed) -> bool:
@@ -387,27 +381,6 @@ def export(args, profile) -> None:
         print(path)
 
 
-def verify(args) -> int:
-    """Recompute a sample; the status is 2 where it differs from the cached rows."""
-    import signal
-
-    from replicate import profile, verify
-
-    for stop in verify.STOPS:
-        if signal.getsignal(stop) != signal.SIG_IGN:  # as under nohup
-            signal.signal(stop, signal.default_int_handler)  # what is being recomputed ends, and its folder goes
-    loaded, seeds = profile.load(args.profile), seeds_of(args.seeds)
-    if len(seeds) > 1:
-        raise UserError(f"--seeds is {args.seeds!r}: one seed at a time is verified")
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, it must be 1 or more")
-    if args.engine not in (None, loaded.engine):
-        raise UserError(f"--engine is {args.engine}: only rows of the profile's engine, {loaded.engine}, are verified")
-    outcome = verify.verify(loaded, args.profile, args.runs, seeds[0], names_of(args, loaded), args.draw, args.jobs,
-                            args.device)
-    return 2 if outcome == "differs" else 0
-
-
 def claims_(args, profile) -> None:
     from collections import Counter
 
@@ -422,84 +395,6 @@ def claims_(args, profile) -> None:
     print(f"profile {profile.name}: " + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in claims.VERDICTS))
 
 
-def data(args) -> int:
-    """An action on real sets; the status is 2 where one is not whole."""
-    from replicate.data import links, manifest, verify
-
-    root = paths.data_root()
-    if root is None:
-        raise UserError("DATA_ROOT is not set: it is the folder of the real data sets, as DATA_ROOT=~/data")
-    if args.action != "download" and not root.is_dir():
-        raise manifest.no_root(root)
-    sets = [manifest.load(name) for name in args.names]
-    if args.action == "status":
-        verify.status(args.names or manifest.names(), root)
-    elif args.action == "verify":
-        jobs = verify.cores() if args.jobs is None else args.jobs
-        if jobs < 1:
-            raise UserError(f"--jobs is {jobs}, it must be 1 or more")
-        return 2 if any([verify.verify(one, root, jobs, args.quick) for one in sets]) else 0
-    elif args.action == "download":
-        return 2 if any([_download(one, root, args.force) for one in sets]) else 0
-    else:
-        out = paths.from_user(args.out, "--out") if args.out else None
-        for one in sets:
-            print(links.prepare(one, root, out)
-                  or f"{one.name}: files of many images, nothing to link; VISSL reads them through torchvision")
-    return 0
-
-
-def _download(one, root, force: bool) -> bool:
-    """Download a set and say so; True where it lacks something after that."""
-    from replicate.data import archives
-
-    done, lack = archives.download(one, root, force)
-    again = " (--force unpacks it again)" if done == "there already" else ""
-    check = f"`python -m replicate data verify {one.name}` checks it"
-    print(f"{one.name}: {done}, but not whole: {lack}" if lack else f"{one.name}: {done}{again}; {check}", flush=True)
-    return lack is not None
-
-
-def rank(args) -> int:
-    """RankMe of the user's files; the status is 2 where one could not be ranked."""
-    from replicate.rank import files, report
-
-    report.check_plot(args.plot)
-    drop = tuple(name.strip() for name in args.drop.split(",")) if args.drop is not None else ()
-    ranked, status = [], 0
-    for path in args.files:
-        try:
-            one = report.rank(files.open_matrix(path, args.key, drop), args.all, args.precision, args.stderr)
-        except UserError as error:
-            print(f"replicate rank: {error}", file=sys.stderr)
-            status = 2
-            continue
-        ranked.append(one)
-        if not (args.json or args.csv):
-            print(report.table(one) if args.all else report.line(one), flush=True)
-    rows = [row for one in ranked for row in one.rows]
-    if args.json:
-        print(report.as_json(rows))
-    elif args.csv:
-        report.write_csv(rows, sys.stdout)
-    report.warn(ranked)
-    if args.plot and ranked:
-        report.plot(ranked, args.plot)
-    return status
-
-
-def select(args) -> int:
-    """A choice from the user's table; the status is 2 where there is none."""
-    from replicate import choose
-
-    table = choose.read(args.table)
-    names = [name.strip() for name in args.by.split(",") if name.strip()]
-    rows, remarks = choose.choose(table, names, args.value, args.accuracy, args.noise)
-    choose.show(rows, remarks, args.json, args.csv)
-    return 0 if rows else 2
-
-
 STAGES = {"grid": list_grid, "plan": plan, "status": status, "data": prepare, "preview": preview, "pretrain": pretrain,
           "evaluate": evaluate, "vissl-parity": vissl_parity, "rank-runs": rank_runs, "finetune": finetune,
           "compile": compile_, "claims": claims_, "import": import_, "merge": merge, "export": export}  # fmt: skip
-TOOLS = {"rank": rank, "select": select, "data": data, "verify": verify}

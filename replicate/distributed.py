@@ -18,11 +18,6 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def is_first() -> bool:
-    """Whether this process writes and speaks for all; known from the environment before they have met."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 class _Gather(torch.autograd.Function):
     """All-gather whose backward pass sums every process's gradient of this process's rows.
 

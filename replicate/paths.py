@@ -45,6 +45,11 @@ def data_dir(profile: str, dataset: str) -> Path:
     return runs_dir(profile) / "data" / dataset
 
 
+def is_prepared(profile: str, dataset: str) -> bool:
+    """Whether a data set was prepared; not whether it is fresh. Its meta.json is written last."""
+    return (data_dir(profile, dataset) / "meta.json").is_file()
+
+
 def vissl_data_dir(profile: str, dataset: str) -> Path:
     return runs_dir(profile) / "vissl-data" / dataset
 

@@ -1,9 +1,15 @@
 """What a person sees of long work: a bar with ETA on a terminal, plain lines elsewhere; and the JSON-lines log."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+
+def speaks() -> bool:
+    """Whether this one of a training's processes says what all have to say: RANK is torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Log:

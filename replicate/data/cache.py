@@ -107,7 +107,7 @@ def load(profile, name: str) -> ImageSet:
     """
     place = paths.data_dir(profile.name, name)
     again = f"run `make data PROFILE={profile.name} DATASETS={name}`"
-    if not (place / "meta.json").is_file():
+    if not paths.is_prepared(profile.name, name):
         raise UserError(f"data set {name} is not prepared ({place}); {again}")
     try:
         meta = stages.read_output(place / "meta.json")
