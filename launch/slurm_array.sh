@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole grid, or a part of it, as one array of Slurm, a task for each run; nothing waits here:
 #   make data PROFILE=paper
-#   PROFILE=paper AT_ONCE=16 launch/slurm_array.sh --ntasks-per-node=8 --gpus-per-node=8 --time=24:00:00 [RUNS]
-#   PROFILE=paper STAGE=evaluate launch/slurm_array.sh --gpus-per-node=1 --dependency=afterany:JOB
+#   PROFILE=paper AT_ONCE=16 launch/slurm_array.sh --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=12 --time=24:00:00 [RUNS]
+#   PROFILE=paper STAGE=evaluate launch/slurm_array.sh --gpus-per-node=1 --cpus-per-task=12 --dependency=afterany:JOB
 #   make compile PROFILE=paper
 # RUNS are names or globs, all if left out; words that begin with - are sbatch's options (--name=value, see slurm.sh).
 # STAGE is pretrain, evaluate, finetune (table 3's runs only) or rank-runs; SEEDS as in make; AT_ONCE limits the tasks

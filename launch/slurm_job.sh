@@ -25,10 +25,10 @@ status=$?
 
 # 75: stopped by a signal, checkpoint written. 138: SIGUSR1 killed it. A training was still starting then, nothing is
 # lost; another stage would begin the cell that did not fit into --time again for ever, so it ends with that status.
-# Where Slurm itself preempts it queues the job again, and refuses to do so twice.
+# A job that Slurm is ending is no longer RUNNING: it was preempted, and Slurm queues it again itself, or cancelled.
 if [[ $status == 138 && " $* " != *" -m replicate pretrain "* ]]; then
   echo "job $job: stopped in the middle of a cell: give it a longer --time; what is finished counts as done"
-elif [[ $status == 75 || $status == 138 ]]; then
+elif [[ ($status == 75 || $status == 138) && $(squeue --noheader --job="$job" --format=%T) == RUNNING ]]; then
   echo "job $job: to be continued"
   scontrol requeue "$job" && sleep 60 # Slurm ends this script; its status would be the job's
 fi

@@ -245,8 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; naming it would import torch
             raise
-        print(f"replicate {args.verb}: the GPU's memory is full ({str(error).splitlines()[0]}); take RECOMPUTE=1 or more GPUs",
-              file=sys.stderr)  # fmt: skip
+        advice = "take RECOMPUTE=1 or more GPUs" if args.verb == "pretrain" else "take one with more of it"
+        print(f"replicate {args.verb}: the GPU's memory is full ({str(error).splitlines()[0]}); {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "" if args.verb not in commands.STAGES else "; the same command goes on from here"

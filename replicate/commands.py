@@ -1,4 +1,4 @@
-"""What each verb of the command line does that is a step of a profile's study; tools.py has the others, __main__.py options.
+"""What each verb does that is a step of a profile's study; tools.py has the other verbs, __main__.py the options.
 
 Imports wait until they are needed: torch takes two seconds, and threads must be set before.
 """
@@ -12,7 +12,7 @@ from replicate.errors import UserError
 
 
 def device_of(name: str) -> str:
-    """The device's name, `auto` resolved; on a GPU float32 is made to mean float32. Raises UserError where there is none."""
+    """The device's name, `auto` resolved; on a GPU float32 is made to mean float32. UserError where there is none."""
     if name == "cpu":
         return name
     import torch
@@ -31,7 +31,7 @@ def list_grid(args, profile) -> None:
     if args.finetuned:
         runs = [run for run in runs if grid.is_finetuned(run)]
     if args.names:
-        print("\n".join(run.run for run in runs if profile.source_of(run)))
+        print("\n".join(run.run for run in _trainable(profile, runs, args.runs)))
         return
     mark = {"transcribed": "", "inferred": "*", "proposed": "?"}
     print(f"{'run':16} {'sweeps':24} {'source':9} hyper-parameters")
@@ -86,7 +86,14 @@ def jobs(args, profile):
     for run in runs:
         if profile.source_of(run) is None and run.run in args.runs:
             raise UserError(f"{run.run}: profile {profile.name} has no data set in the place of its source {run.source}")
-    return [(run, seed) for run in runs if profile.source_of(run) for seed in seeds]
+    return [(run, seed) for run in _trainable(profile, runs, args.runs) for seed in seeds]
+
+
+def _trainable(profile, runs, named):
+    """Runs whose source the profile has; with SKIP_MISSING=1 also is there, but for the `named` ones."""
+    runs = [run for run in runs if profile.source_of(run)]
+    there = _present(profile, {profile.source_of(run) for run in runs if run.run not in named})
+    return [run for run in runs if run.run in named or profile.source_of(run) in there]
 
 
 def seeds_of(text: str) -> list[int]:

@@ -234,6 +234,14 @@ def test_decode_on_a_gpu_is_refused_where_there_is_none(images, monkeypatch):
             batches(images, steps_of(1, 4, 1))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a torch that finds no GPU")
+def test_decode_on_a_gpu_that_cannot_is_said_before_any_image(images, monkeypatch):
+    monkeypatch.setenv("DECODE", "gpu")
+    with pytest.raises(UserError, match="torchvision cannot decode on cuda") as error:
+        next(jpeg.batches(images, steps_of(1, 4, 1), CROPS, ("a",), 0, "cuda"))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that decodes")
 def test_a_gpu_decodes_to_nearly_the_same_crops(images, monkeypatch):
     steps = steps_of(1, 16, 1)

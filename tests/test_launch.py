@@ -86,8 +86,9 @@ def leaves(value, name=""):
 
 @pytest.fixture
 def pretended(tmp_path):
-    """The environment of a job whose srun ends as $ENDS and whose scontrol only writes down what it is asked."""
+    """The environment of a job whose srun ends as $ENDS and squeue says $STATE; scontrol only writes down what is asked."""
     for name, does in (("srun", "exit $ENDS"), ("scontrol", f'echo "$*" >> {tmp_path}/asked; [[ $1 != requeue ]]'),
+                       ("squeue", "echo ${STATE:-RUNNING}"),
                        ("sbatch", f'echo "$ARRAY_RUNS" > {tmp_path}/array')):  # fmt: skip
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
@@ -100,6 +101,11 @@ def test_a_cell_that_does_not_fit_into_its_time_is_not_queued_for_ever(pretended
     command = ["launch/slurm_job.sh", ".venv/bin/python", "-m", "replicate", stage, RUN]
     finish(start(tmp_path, command, pretended | {"ENDS": str(ends)}), ends)
     assert ("requeue 7" in (tmp_path / "asked").read_text()) == again
+
+
+def test_a_job_that_slurm_is_ending_is_not_queued_again(pretended, tmp_path):
+    finish(start(tmp_path, ["launch/slurm_job.sh", *PRETRAIN], pretended | {"ENDS": "75", "STATE": "COMPLETING"}), 75)
+    assert "requeue" not in (tmp_path / "asked").read_text()
 
 
 def test_an_array_of_finetune_is_of_table_3s_runs_only(pretended, tmp_path):
@@ -214,6 +220,16 @@ def test_slurms_array_trains_the_grid_and_queues_again_what_was_stopped(slurm, h
     assert [restarts(slurm, f"{job}_{task}") for task in (0, 1)] == ["1", "0"]
     assert_same(home, one_process)
     assert (folder(home, OTHER) / "pretrain.json").exists()
+
+
+def test_slurm_ends_what_is_cancelled_with_a_checkpoint(slurm, home):
+    process = start(home, ["launch/slurm.sh", "--ntasks=1", *PRETRAIN], slurm)
+    until(lambda: trains(home), process)
+    job = says(slurm, "squeue", "--noheader", "--format=%A")
+    says(slurm, "scancel", job)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0 and times_stopped(home) == 1
+    assert "JobState=CANCELLED" in says(slurm, "scontrol", "show", "job", job) and restarts(slurm, job) == "0"
 
 
 def test_slurm_leaves_other_stages_to_one_process(slurm, home):

@@ -185,6 +185,18 @@ def test_native_probes_are_refused_and_vissl_reads_the_files(made):
     assert len(files) == 6 and os.path.samefile(files[0], root / "imagenet/train/n01/n01_0.JPEG")
 
 
+def test_runs_whose_source_is_missing_are_left_out_unless_they_are_named(made, monkeypatch, capsys):
+    made("imagenet")
+    official_sets.make("inat18", paths.HOME / "elsewhere", paths.MANIFESTS)
+    asked, named = (argparse.Namespace(runs=runs, seeds="0") for runs in ([], ["iNat18-VICReg-0"]))
+    monkeypatch.setenv("SKIP_MISSING", "1")
+    assert {run.source for run, _ in commands.jobs(asked, PAPER)} == {"imagenet"}
+    assert capsys.readouterr().err == "inat18: missing, left out (SKIP_MISSING=1)\n"
+    assert len(commands.jobs(named, PAPER)) == 1 and not capsys.readouterr().err
+    monkeypatch.delenv("SKIP_MISSING")
+    assert {run.source for run, _ in commands.jobs(asked, PAPER)} == {"imagenet", "inat18"}
+
+
 def test_a_preview_shows_it(made):
     made("imagenet")
     prepared("imagenet")

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from replicate.errors import UserError
 
 CHUNK = 32  # images that a worker hands over at once: 10 MB of two views at 224 px
 AHEAD = 4  # chunks that each worker decodes in advance
+FORK = "fork" if sys.platform == "linux" else None  # workers inherit the mask of signals; not Python 3.14's default
 VIEW_AREA = (0.08, 1.0)  # of the probes' training crops: torchvision's default, which VISSL takes
 
 
@@ -199,9 +201,9 @@ def batches(images: Streamed, steps: list[list[np.ndarray]], crops: tuple[Crop, 
     on_device = decodes_on(device)
     chunks = [part for step in steps for shard in step for part in _parts(shard)]
     loader = torch.utils.data.DataLoader(
-        _Chunks(images, chunks, crops, key, on_device), batch_size=None, num_workers=workers,
-        prefetch_factor=AHEAD if workers else None, pin_memory=device.startswith("cuda"), worker_init_fn=_deaf,
-        generator=torch.Generator())  # fmt: skip
+        _Chunks(images, chunks, crops, key, on_device), batch_size=None, num_workers=workers, worker_init_fn=_deaf,
+        prefetch_factor=AHEAD if workers else None, multiprocessing_context=FORK if workers else None,
+        pin_memory=device.startswith("cuda"), generator=torch.Generator())  # fmt: skip
     arriving = zip(chunks, _unless_ended(_started(loader)), strict=True)
 
     def part() -> tuple[Tensor, ...]:
@@ -223,7 +225,22 @@ def decodes_on(device: str) -> bool:
         raise UserError(f"DECODE is {wanted}: expected cpu or gpu")
     if wanted == "gpu" and not device.startswith("cuda"):
         raise UserError(f"DECODE is gpu, but this training runs on {device}: leave DECODE out, or take DEVICE=cuda")
+    if wanted == "gpu":
+        _try_decoding(device)
     return wanted == "gpu"
+
+
+def _try_decoding(device: str) -> None:
+    """UserError where torchvision decodes no JPEG on `device`; else each image would be decoded on the CPU, unsaid."""
+    from torchvision.io import decode_jpeg, encode_jpeg
+
+    try:
+        decode_jpeg([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as problem:  # AssertionError: a torch without CUDA
+        reason = " ".join(str(problem).split())[:200]
+        raise UserError(f"DECODE is gpu, but torchvision cannot decode on {device} ({reason}): leave DECODE out") from None
 
 
 def cropped(pictures: Sequence[Tensor], index: np.ndarray, crops: Sequence[Crop], key: tuple) -> tuple[Tensor, ...]:
@@ -284,6 +301,8 @@ def _decode_on(device: str, found: list[Tensor | bytes], images: Streamed, index
     try:
         decoded = iter(decode_jpeg(plain, mode=ImageReadMode.RGB, device=device) if plain else [])
         return [next(decoded) if isinstance(one, bytes) else one.to(device) for one in found]
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         return [images.decoded(i).to(device) for i in index]
 
