@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from replicate import grid, methods, networks, profile, training  # noqa: E402
+from replicate import grid, methods, networks, pretrain, profile, training  # noqa: E402
 from replicate.data import augment, jpeg, microworld  # noqa: E402
 
 RUNS = {"SimCLR": "SimCLR-15", "VICReg": "VICReg-1", "VICReg-exp": "VICReg-exp-1", "VICReg-ctr": "VICReg-ctr-1",
@@ -159,9 +158,8 @@ def measure(name: str, loop: str, folder: Path, args) -> dict:
         with FlopCounterMode(display=False) as counter:
             step(parts)
         flops = counter.get_total_flops()
-    memory = torch.cuda.max_memory_allocated() if args.device == "cuda" else 1024 * resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss  # fmt: skip
-    return {"alone": alone, "from_files": from_files, "flops": flops, "memory": memory, "loss": loss}
+    return {"alone": alone, "from_files": from_files, "flops": flops, "loss": loss,
+            "memory": pretrain.peak_memory_mb(args.device) * 2**20}  # fmt: skip
 
 
 def _rate(step, args) -> float:

@@ -7,23 +7,8 @@ import contextlib
 import os
 import sys
 
-from replicate import grid, locks, paths, progress
+from replicate import asked, grid, locks, paths, progress
 from replicate.errors import UserError
-
-
-def device_of(name: str) -> str:
-    """The device's name, `auto` resolved; on a GPU float32 is made to mean float32. UserError where there is none."""
-    if name == "cpu":
-        return name
-    import torch
-
-    if name == "auto" and not torch.cuda.is_available():
-        return "cpu"
-    if name != "auto" and not torch.cuda.is_available():
-        raise UserError(f"--device is {name}, but torch finds no GPU here: check the driver, or take --device cpu")
-    # Convolutions in TF32, torch's default, would put a floor under the spectrum of a collapsed run.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return "cuda" if name == "auto" else name
 
 
 def list_grid(args, profile) -> None:
@@ -31,7 +16,7 @@ def list_grid(args, profile) -> None:
     if args.finetuned:
         runs = [run for run in runs if grid.is_finetuned(run)]
     if args.names:
-        print("\n".join(run.run for run in _trainable(profile, runs, args.runs)))
+        print("\n".join(run.run for run in asked.trainable(profile, runs, args.runs)))
         return
     mark = {"transcribed": "", "inferred": "*", "proposed": "?"}
     print(f"{'run':16} {'sweeps':24} {'source':9} hyper-parameters")
@@ -44,89 +29,43 @@ def list_grid(args, profile) -> None:
     print(f"{len(runs) - extra} runs of the paper's 110 and {extra} extra; * inferred, ? proposed, else transcribed")
 
 
-def names_of(args, profile) -> list[str]:
-    """The data sets asked for; with SKIP_MISSING=1 those that are absent are left out, as a declared gap."""
-    names = [name for name in args.datasets.replace(",", " ").split() if name] or profile.datasets
-    for name in names:
-        if name not in profile.datasets:
-            raise UserError(f"data set '{name}' is not in profile {profile.name}: it has {', '.join(profile.datasets)}")
-    return _present(profile, names)
-
-
-def _present(profile, names) -> list[str]:
-    from replicate.data import manifest
-
-    if os.environ.get("SKIP_MISSING") != "1" or profile.kind == "microworld":
-        return names
-    there = [name for name in names if manifest.available(manifest.load(name), profile.data_root)
-             or paths.is_prepared(profile.name, name)]
-    for name in sorted(set(names) - set(there)):
-        print(f"{name}: missing, left out (SKIP_MISSING=1)", file=sys.stderr)
-    return there
-
-
 def prepare(args, profile) -> None:
     from replicate.data import cache
 
-    for name in names_of(args, profile):
+    for name in asked.names_of(args, profile):
         cache.prepare(profile, name)
 
 
 def preview(args, profile) -> None:
     from replicate.data import preview
 
-    for name in names_of(args, profile):
+    for name in asked.names_of(args, profile):
         print(preview.write(profile, name))
-
-
-def jobs(args, profile):
-    """(run, seed) pairs asked for. A run whose source the profile lacks is an error if it was named, else left out."""
-    seeds = seeds_of(args.seeds)
-    runs = grid.select(args.runs)
-    for run in runs:
-        if profile.source_of(run) is None and run.run in args.runs:
-            raise UserError(f"{run.run}: profile {profile.name} has no data set in the place of its source {run.source}")
-    return [(run, seed) for run in _trainable(profile, runs, args.runs) for seed in seeds]
-
-
-def _trainable(profile, runs, named):
-    """Runs whose source the profile has; with SKIP_MISSING=1 also is there, but for the `named` ones."""
-    runs = [run for run in runs if profile.source_of(run)]
-    there = _present(profile, {profile.source_of(run) for run in runs if run.run not in named})
-    return [run for run in runs if run.run in named or profile.source_of(run) in there]
-
-
-def seeds_of(text: str) -> list[int]:
-    seeds = text.replace(",", " ").split()
-    if not seeds or not all(seed.isascii() and seed.isdigit() for seed in seeds):
-        raise UserError(f"--seeds is {text!r}: expected whole numbers separated by commas, as 0,1,2")
-    return [int(seed) for seed in seeds]
 
 
 def plan(args, profile) -> None:
     from replicate import plan, status
 
-    found = status.states(profile, jobs(args, profile), args.cached)
+    found = status.states(profile, asked.jobs(args, profile), args.cached)
     if args.short:
         print(plan.first_line(profile, found))
         return
-    for name in ("gpus", "jobs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}, it must be 1 or more")
-    plan.show(profile, found, args.machine or plan.usual(profile), device_of(args.device), args.gpus, args.jobs)
+    asked.check_count("gpus", args.gpus)
+    asked.check_count("jobs", args.jobs)
+    plan.show(profile, found, args.machine or plan.usual(profile), asked.device_of(args.device), args.gpus, args.jobs)
 
 
 def status(args, profile) -> None:
     from replicate import status
 
-    status.show(profile, status.states(profile, jobs(args, profile)))
+    status.show(profile, status.states(profile, asked.jobs(args, profile)))
 
 
 def pretrain(args, profile) -> None:
     from replicate import compile, study
 
     several = os.environ.get("WORLD_SIZE", "1") != "1"  # who agree on what is done once they have met
-    for run, seed in jobs(args, profile):
+    for run, seed in asked.jobs(args, profile):
         _prepare_absent(profile, [profile.source_of(run)])
         if not several and study.is_done(profile, run, seed, "pretrain") or (
                 args.cached and compile.cached(profile, run, seed, "pretrain", [""])):  # fmt: skip
@@ -139,9 +78,9 @@ def _train(args, profile, run, seed) -> None:
     from replicate import pretrain  # torch takes 2 s to import, which a finished run does not need
 
     try:
-        row = pretrain.pretrain(profile, run, seed, device_of(args.device))
+        row = pretrain.pretrain(profile, run, seed, asked.device_of(args.device))
     except Exception as error:
-        _note_failure(paths.run_dir(profile.name, run.run, seed) / "log.jsonl", error)
+        _note_failure(paths.run_dir(profile.name, run.run, seed) / paths.LOG, error)
         raise
     if not progress.speaks():
         return
@@ -189,25 +128,25 @@ def _prepare_absent(profile, names) -> None:
 def evaluate(args, profile) -> None:
     from replicate.profile import ENGINES
 
-    stage, wanted = ENGINES[args.engine or profile.engine], names_of(args, profile)
+    stage, wanted = ENGINES[args.engine or profile.engine], asked.names_of(args, profile)
     if stage != "vissl":
         _check_arrays(profile)
-    _compute(args, profile, stage, jobs(args, profile), wanted, wanted)
+    _compute(args, profile, stage, asked.jobs(args, profile), wanted, wanted)
 
 
 def rank_runs(args, profile) -> None:
-    wanted = names_of(args, profile)
-    _compute(args, profile, "rank", jobs(args, profile), wanted, wanted)
+    wanted = asked.names_of(args, profile)
+    _compute(args, profile, "rank", asked.jobs(args, profile), wanted, wanted)
 
 
 def finetune(args, profile) -> None:
     """The tasks of table 3, on the runs of its sweeps."""
     from replicate import tasks
 
-    wanted = tasks.on(profile, names_of(args, profile))
-    there = _present(profile, [tasks.images_of(profile, task) for task in wanted])
+    wanted = tasks.on(profile, asked.names_of(args, profile))
+    there = asked.present(profile, [tasks.images_of(profile, task) for task in wanted])
     wanted = [task for task in wanted if tasks.images_of(profile, task) in there]
-    trainings = [(run, seed) for run, seed in jobs(args, profile) if wanted and grid.is_finetuned(run)]
+    trainings = [(run, seed) for run, seed in asked.jobs(args, profile) if wanted and grid.is_finetuned(run)]
     _compute(args, profile, "finetune", trainings, wanted, tasks.prepared(profile, wanted))
 
 
@@ -230,7 +169,7 @@ def _compute(args, profile, stage, trainings, wanted, datasets) -> None:
         with _alone(profile, run, seed, stage):
             names = _waiting(profile, run, seed, stage, left)
             if names:
-                CELLS[stage](profile, run, seed, names, device_of(args.device))
+                CELLS[stage](profile, run, seed, names, asked.device_of(args.device))
                 print(f"{run.run} seed {seed}, {stage}: {', '.join(names)} done", flush=True)
 
 
@@ -296,19 +235,18 @@ def vissl_parity(args, profile) -> None:
 
     if args.table:
         with _results_lock(profile):
-            rows = parity.write(profile, jobs(args, profile))
+            rows = parity.write(profile, asked.jobs(args, profile))
         agree = sum(row["agrees"] == "yes" for row in rows)
         print(f"{agree} of {len(rows)} cells agree within one point or twice the spread over probe seeds")
         return
-    if args.probe_seeds < 1:
-        raise UserError(f"--probe-seeds is {args.probe_seeds}, it must be 1 or more")
+    asked.check_count("probe-seeds", args.probe_seeds)
     _check_arrays(profile)
-    wanted = names_of(args, profile)
-    for run, seed in jobs(args, profile):
+    wanted = asked.names_of(args, profile)
+    for run, seed in asked.jobs(args, profile):
         _prepare_absent(profile, {profile.source_of(run), *wanted})
         _train_if_asked(args, profile, run, seed)
         if _is_trained(profile, run, seed):
-            parity.compute(profile, run, seed, wanted, args.probe_seeds, device_of(args.device))
+            parity.compute(profile, run, seed, wanted, args.probe_seeds, asked.device_of(args.device))
 
 
 def _is_trained(profile, run, seed) -> bool:
@@ -317,7 +255,7 @@ def _is_trained(profile, run, seed) -> bool:
 
     marker = study.trained(profile, run, seed)
     if marker is None:
-        raise UserError(f"{run.run} seed {seed} is not trained: run `make pretrain PROFILE={profile.name} RUNS={run.run}`")
+        raise study.not_trained(profile, run, seed)
     if marker["status"] == "diverged" and not study.checkpoint_path(profile, run, seed).exists():
         print(f"{run.run} seed {seed}: diverged before its first checkpoint, nothing to evaluate", file=sys.stderr)
         return False
@@ -328,7 +266,7 @@ def compile_(args, profile) -> None:
     from replicate import compile
 
     with _results_lock(profile):
-        compile.compile_results(profile, seeds_of(args.seeds))
+        compile.compile_results(profile, asked.seeds_of(args.seeds))
 
 
 @contextlib.contextmanager
@@ -343,22 +281,13 @@ def import_(args, profile) -> int:
     """Trained runs from elsewhere; the status is 2 where one was refused."""
     from replicate import share
 
-    status = 0
+    refused: list[UserError] = []
     for place in args.places:
-        with contextlib.ExitStack() as unpacked:
-            try:
-                folders = unpacked.enter_context(share.run_folders(profile, paths.from_user(place, "DIR")))
-            except UserError as error:
-                print(f"replicate import: {error}", file=sys.stderr)
-                status = 2
-                continue
+        with asked.refusals("import", refused), share.run_folders(profile, paths.from_user(place, "DIR")) as folders:
             for folder in folders:
-                try:
+                with asked.refusals("import", refused):
                     print(share.import_run(profile, folder), flush=True)
-                except UserError as error:
-                    print(f"replicate import: {error}", file=sys.stderr)
-                    status = 2
-    return status
+    return 2 if refused else 0
 
 
 def merge(args, profile) -> int:

@@ -88,8 +88,7 @@ def detectron2_state(state: dict[str, Tensor]) -> dict:
 def backbone(profile: Profile, run: Run, seed: int) -> dict[str, Tensor]:
     """A trained run's backbone under torchvision's names, without a classifier. UserError where it is not trained."""
     if not study.pretrain_path(profile, run, seed).exists():
-        again = f"make pretrain PROFILE={profile.name} RUNS={run.run}"
-        raise UserError(f"{run.run} seed {seed} is not trained: run `{again}`")
+        raise study.not_trained(profile, run, seed)
     path = study.checkpoint_path(profile, run, seed)
     try:
         return finetune.backbone(profile, run, seed).state_dict()

@@ -58,6 +58,10 @@ def preview_dir(profile: str) -> Path:
     return runs_dir(profile) / "preview"
 
 
+# Of a training, in its run_dir: that it is done, the state of its last whole epoch, its story.
+MARKER, CHECKPOINT, LOG = "pretrain.json", "checkpoint.pt", "log.jsonl"
+
+
 def run_dir(profile: str, run: str, seed: int) -> Path:
     return runs_dir(profile) / run / f"seed-{seed}"
 

@@ -21,7 +21,7 @@ from replicate.profile import Profile
 from replicate.progress import Log, Progress
 from replicate.training import Diverged, Stopped, Training, train_epoch
 
-CHECKPOINT, STOPPED = "checkpoint.pt", "stopped.pt"  # of an epoch's end, which is evaluated, and of a stop within one
+STOPPED = "stopped.pt"  # the state at a stop within an epoch, which is never evaluated
 
 
 def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict:
@@ -39,7 +39,7 @@ def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict
             return done or study.trained(profile, run, seed)
         if distributed.rank() == 0:
             paths.sweep(folder)
-            (folder / "pretrain.json").unlink(missing_ok=True)  # it would vouch for the checkpoint that comes now
+            (folder / paths.MARKER).unlink(missing_ok=True)  # it would vouch for the checkpoint that comes now
         images = source_images(profile, run)
         training = Training(profile, run, seed, own, len(images))
         log = start_log(training, folder, hash_, resume(training, folder, hash_))
@@ -47,7 +47,7 @@ def pretrain(profile: Profile, run: Run, seed: int, device: str = "cpu") -> dict
             status, note = fit(training, images, folder, hash_, log, notice)
         row = finish(training, status, note, hash_, folder)
         if distributed.rank() == 0:
-            stages.write_output(folder / "pretrain.json", hash_, row)
+            stages.write_output(folder / paths.MARKER, hash_, row)
         distributed.barrier()
     return row
 
@@ -72,7 +72,7 @@ def resume(training: Training, folder: Path, hash_: str) -> bool:
     if found < 0:
         return False
     # By the CPU: AdamW counts its steps there.
-    training.load_state(checkpoint.load(folder / (STOPPED, CHECKPOINT)[found]) if state is None else state)
+    training.load_state(checkpoint.load(folder / (STOPPED, paths.CHECKPOINT)[found]) if state is None else state)
     if training.centre is not None:
         training.centre = training.centre.to(training.device)
     if distributed.of_first(training.position, training.device) != training.position:
@@ -81,9 +81,9 @@ def resume(training: Training, folder: Path, hash_: str) -> bool:
 
 
 def _left(folder: Path, hash_: str) -> tuple[int | None, dict | None]:
-    """Which of (STOPPED, CHECKPOINT) goes on, and its content; files of another fingerprint are removed."""
+    """Which of (STOPPED, paths.CHECKPOINT) goes on, and its content; files of another fingerprint are removed."""
     found = None, None
-    for place, path in enumerate((folder / STOPPED, folder / CHECKPOINT)):
+    for place, path in enumerate((folder / STOPPED, folder / paths.CHECKPOINT)):
         if not path.exists():
             continue
         state = checkpoint.load(path)
@@ -98,7 +98,7 @@ def start_log(training: Training, folder: Path, hash_: str, resumed: bool) -> Lo
     """The log, its first line the command and configuration; the first process's alone."""
     if distributed.rank() > 0:
         return None
-    log = Log(folder / "log.jsonl", fresh=not resumed)
+    log = Log(folder / paths.LOG, fresh=not resumed)
     log.write(command=sys.argv, config=study.training_config(training.profile, training.run, training.seed),
               fingerprint=hash_, from_epoch=training.epoch, from_step=training.step, processes=distributed.world_size())
     return log
@@ -113,7 +113,7 @@ def fit(training: Training, images, folder: Path, hash_: str, log: Log | None, s
             fit_epoch(training, images, log, progress, stop)
             last = training.epoch == training.epochs
             if last or training.epoch % training.profile.checkpoint_every == 0:
-                save(training, folder / CHECKPOINT, hash_)
+                save(training, folder / paths.CHECKPOINT, hash_)
                 forget_stop(folder)
     except Diverged as error:
         forget_stop(folder)
@@ -173,7 +173,7 @@ def finish(training: Training, status: str, note: str, hash_: str, folder: Path)
         "final_loss": training.loss if math.isfinite(training.loss) else None, "wall_seconds": round(training.seconds, 1),
         "peak_memory_mb": peak_memory_mb(training.device), "device": device_name(training.device),
         "precision": profile.precision, "torch_version": torch.__version__, "code_version": __version__,
-        "config_hash": hash_, "checkpoint_sha256": checkpoint.sha256(folder / CHECKPOINT),
+        "config_hash": hash_, "checkpoint_sha256": checkpoint.sha256(folder / paths.CHECKPOINT),
     }  # fmt: skip
 
 

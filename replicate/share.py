@@ -40,7 +40,7 @@ def run_folders(profile: Profile, place: Path) -> Iterator[list[Path]]:
         if place.is_file():
             root = Path(unpacked)
             archives.unpack(place, root)
-        found = sorted(marker.parent for marker in root.rglob("pretrain.json"))
+        found = sorted(marker.parent for marker in root.rglob(paths.MARKER))
         if not found:
             raise UserError(f"{place}: no folder with a pretrain.json in it: name a run's, such as VICReg-1/seed-0")
         yield found
@@ -58,26 +58,26 @@ def import_run(profile: Profile, folder: Path) -> str:
 
     Raises UserError where it is not this study's, damaged, or in the way of another training.
     """
-    for name in ("pretrain.json", "checkpoint.pt", "log.jsonl"):
+    for name in (paths.MARKER, paths.CHECKPOINT, paths.LOG):
         if (folder / name).is_symlink():  # a stranger's could be of any file of this machine
             raise UserError(f"{folder / name}: is a link; put the file itself there")
-    row = stages.read_output(folder / "pretrain.json")
+    row = stages.read_output(folder / paths.MARKER)
     run, seed = identity(folder, row)
     check_row(profile, run, seed, folder, row)
-    check_checkpoint(profile, run, folder / "checkpoint.pt", row)
+    check_checkpoint(profile, run, folder / paths.CHECKPOINT, row)
     check_csv(profile, row)
     target = paths.run_dir(profile.name, run.run, seed)
     with locks.held(target / ".lock", f"{run.run} seed {seed}", wait=False):
-        here = stages.read_output(target / "pretrain.json", row["fingerprint"])
+        here = stages.read_output(target / paths.MARKER, row["fingerprint"])
         if here and here.get("checkpoint_sha256") == row["checkpoint_sha256"]:
             return f"{run.run} seed {seed}: there already"
         if here:
             raise UserError(f"{folder}: {run.run} seed {seed} is trained here already, to other weights: "
                             f"delete {target} to take these")  # fmt: skip
-        for name in ("checkpoint.pt", "log.jsonl"):
+        for name in (paths.CHECKPOINT, paths.LOG):
             if (folder / name).is_file():
-                _copy(folder / name, target / name, row["checkpoint_sha256"] if name == "checkpoint.pt" else None)
-        stages.write_output(target / "pretrain.json", row["fingerprint"], row)  # last: with it the run counts as done
+                _copy(folder / name, target / name, row["checkpoint_sha256"] if name == paths.CHECKPOINT else None)
+        stages.write_output(target / paths.MARKER, row["fingerprint"], row)  # last: with it the run counts as done
     return f"{run.run} seed {seed}: imported, {row['status']}, {row['epochs']} epochs"
 
 

@@ -49,15 +49,15 @@ def _state(profile: Profile, run: Run, seed: int, held: dict[tuple[str, str], di
     folder, hash_ = paths.run_dir(profile.name, run.run, seed), hash_of(profile, run, seed)
     found = State(run, seed, "waiting", 0, profile.epochs_of(run))
     try:
-        row = stages.read_output(folder / "pretrain.json")
+        row = stages.read_output(study.pretrain_path(profile, run, seed))
     except UserError as error:
         return dataclasses.replace(found, state="failed", note=str(error))
-    lines = _log(folder / "log.jsonl", hash_)
+    lines = _log(folder / paths.LOG, hash_)
     current = row and hash_ in (None, row["fingerprint"])
-    if current and (row["status"] == "diverged" or (folder / "checkpoint.pt").exists()):  # as study.trained
+    if current and study.is_whole(profile, run, seed, row):
         return _finished(profile, found, "done", row)
     if locks.is_held(folder / ".lock"):
-        return _running(found, lines, folder / "log.jsonl")
+        return _running(found, lines, folder / paths.LOG)
     old = held.get((run.run, str(seed)))
     if old and old["config_hash"] == hash_:
         return _finished(profile, found, "cached", old)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from replicate import paths, stages, tasks
 from replicate.data import boxes, cache, manifest
+from replicate.errors import UserError
 from replicate.grid import Run
 from replicate.profile import Profile
 
@@ -145,11 +146,11 @@ def rank_hash(profile: Profile, run: Run, seed: int, dataset: str) -> str:
 
 
 def pretrain_path(profile: Profile, run: Run, seed: int) -> Path:
-    return paths.run_dir(profile.name, run.run, seed) / "pretrain.json"
+    return paths.run_dir(profile.name, run.run, seed) / paths.MARKER
 
 
 def checkpoint_path(profile: Profile, run: Run, seed: int) -> Path:
-    return paths.run_dir(profile.name, run.run, seed) / "checkpoint.pt"
+    return paths.run_dir(profile.name, run.run, seed) / paths.CHECKPOINT
 
 
 def cell_path(profile: Profile, run: Run, seed: int, stage: str, dataset: str) -> Path:
@@ -164,8 +165,16 @@ CELL_HASH = {"spectra": spectra_hash, "evaluate": probe_hash, "vissl": vissl_has
 def trained(profile: Profile, run: Run, seed: int) -> dict | None:
     """pretrain.json's content; None where it is absent or stale, or where the checkpoint of a run that did not diverge is."""
     marker = stages.read_output(pretrain_path(profile, run, seed), pretrain_hash(profile, run, seed))
-    there = marker and (marker["status"] == "diverged" or checkpoint_path(profile, run, seed).exists())
-    return marker if there else None
+    return marker if marker and is_whole(profile, run, seed, marker) else None
+
+
+def is_whole(profile: Profile, run: Run, seed: int, marker: dict) -> bool:
+    """Whether all is there that pretrain.json's content promises: a run that diverged may have no checkpoint."""
+    return marker["status"] == "diverged" or checkpoint_path(profile, run, seed).exists()
+
+
+def not_trained(profile: Profile, run: Run, seed: int) -> UserError:
+    return UserError(f"{run.run} seed {seed} is not trained: run `make pretrain PROFILE={profile.name} RUNS={run.run}`")
 
 
 def is_done(profile: Profile, run: Run, seed: int, stage: str, dataset: str = "") -> bool:

@@ -5,8 +5,7 @@ They use all cores. Imports wait until they are needed: torch takes two seconds.
 
 import sys
 
-from replicate import paths
-from replicate.commands import names_of, seeds_of
+from replicate import asked, paths
 from replicate.errors import UserError
 
 
@@ -24,8 +23,7 @@ def data(args) -> int:
         verify.status(args.names or manifest.names(), root)
     elif args.action == "verify":
         jobs = verify.cores() if args.jobs is None else args.jobs
-        if jobs < 1:
-            raise UserError(f"--jobs is {jobs}, it must be 1 or more")
+        asked.check_count("jobs", jobs)
         return 2 if any([verify.verify(one, root, jobs, args.quick) for one in sets]) else 0
     elif args.action == "download":
         return 2 if any([_download(one, root, args.force) for one in sets]) else 0
@@ -54,17 +52,13 @@ def rank(args) -> int:
 
     report.check_plot(args.plot)
     drop = tuple(name.strip() for name in args.drop.split(",")) if args.drop is not None else ()
-    ranked, status = [], 0
+    ranked, refused = [], []
     for path in args.files:
-        try:
+        with asked.refusals("rank", refused):
             one = report.rank(files.open_matrix(path, args.key, drop), args.all, args.precision, args.stderr)
-        except UserError as error:
-            print(f"replicate rank: {error}", file=sys.stderr)
-            status = 2
-            continue
-        ranked.append(one)
-        if not (args.json or args.csv):
-            print(report.table(one) if args.all else report.line(one), flush=True)
+            ranked.append(one)
+            if not (args.json or args.csv):
+                print(report.table(one) if args.all else report.line(one), flush=True)
     rows = [row for one in ranked for row in one.rows]
     if args.json:
         print(report.as_json(rows))
@@ -73,7 +67,7 @@ def rank(args) -> int:
     report.warn(ranked)
     if args.plot and ranked:
         report.plot(ranked, args.plot)
-    return status
+    return 2 if refused else 0
 
 
 def select(args) -> int:
@@ -96,14 +90,13 @@ def verify(args) -> int:
     for stop in verify.STOPS:
         if signal.getsignal(stop) != signal.SIG_IGN:  # as under nohup
             signal.signal(stop, signal.default_int_handler)  # what is being recomputed ends, and its folder goes
-    loaded, seeds = profile.load(args.profile), seeds_of(args.seeds)
+    loaded, seeds = profile.load(args.profile), asked.seeds_of(args.seeds)
     if len(seeds) > 1:
         raise UserError(f"--seeds is {args.seeds!r}: one seed at a time is verified")
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, it must be 1 or more")
+    asked.check_count("jobs", args.jobs)
     if args.engine not in (None, loaded.engine):
         raise UserError(f"--engine is {args.engine}: only rows of the profile's engine, {loaded.engine}, are verified")
-    outcome = verify.verify(loaded, args.profile, args.runs, seeds[0], names_of(args, loaded), args.draw, args.jobs,
+    outcome = verify.verify(loaded, args.profile, args.runs, seeds[0], asked.names_of(args, loaded), args.draw, args.jobs,
                             args.device)
     return 2 if outcome == "differs" else 0
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import chaos
+from benchmarks import chaos, chaos_faults
 from replicate import checkpoint, paths, stages
 from replicate.errors import UserError
 
@@ -35,7 +35,7 @@ def ended(tmp_path, output: str, status: int) -> subprocess.Popen:
     ("make: *** [Makefile:3: _pretrain/x] Killed\n", 2, True, ""),
 ])  # fmt: skip
 def test_a_build_may_fail_in_a_clear_line_only(tmp_path, output, status, killed, says):
-    problem = chaos.finish(ended(tmp_path, output, status), killed)
+    problem = chaos_faults.finish(ended(tmp_path, output, status), killed)
     assert says in problem and bool(problem) == bool(says)
 
 
@@ -47,9 +47,9 @@ def study(home, value="1.5", seconds="3", name="rank.csv"):
 
 def test_studies_differ_in_every_number_but_their_times(tmp_path):
     due = study(tmp_path / "due")
-    assert chaos.differences(study(tmp_path / "slow", seconds="9"), due) == ""
-    assert "rank.csv: 1 of 2 rows differ" in chaos.differences(study(tmp_path / "other", value="1.6"), due)
-    assert "files differ" in chaos.differences(study(tmp_path / "more", name="knn.csv"), due)
+    assert chaos_faults.differences(study(tmp_path / "slow", seconds="9"), due) == ""
+    assert "rank.csv: 1 of 2 rows differ" in chaos_faults.differences(study(tmp_path / "other", value="1.6"), due)
+    assert "files differ" in chaos_faults.differences(study(tmp_path / "more", name="knn.csv"), due)
 
 
 def test_the_deletion_that_an_error_asks_for_is_found(tmp_path):
@@ -66,7 +66,7 @@ def test_damage_changes_the_file_it_names(tmp_path, how, monkeypatch):
     (tmp_path / "a.npy").write_bytes(whole)
     generator = random.Random(0)
     monkeypatch.setattr(generator, "choice", lambda options: how if how in options else options[0])
-    said = chaos.damage_one(chaos.Trial(tmp_path, generator, tmp_path, 1.0, 1), "*.npy")
+    said = chaos_faults.damage_one(chaos_faults.Trial(tmp_path, generator, tmp_path, 1.0, 1), "*.npy")
     assert (tmp_path / "a.npy").read_bytes() != whole and said.startswith(f"a.npy {how}")
 
 
@@ -86,7 +86,7 @@ def test_the_hook_kills_at_the_rename_that_it_was_told(tmp_path, kill, left):
 
 
 def test_a_report_counts_what_held(tmp_path):
-    kinds = list(chaos.KINDS)
+    kinds = list(chaos_faults.KINDS)
     outcomes = [chaos.Outcome(kinds[0], "a", "", "", 1), chaos.Outcome(kinds[0], "b", "differs", "", 0),
                 chaos.Outcome(kinds[5], "c", "", "pretrain.json", 0)]
     page = chaos.report(outcomes, 60, "Seed 0.")

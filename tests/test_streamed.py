@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from replicate import commands, embed, networks, paths, profile
+from replicate import asked, commands, embed, networks, paths, profile
 from replicate.data import cache, preview
 from replicate.errors import UserError
 from replicate.probes.vissl import catalog
@@ -176,9 +176,9 @@ def test_a_damaged_list_is_one_line(made):
 
 def test_native_probes_are_refused_and_vissl_reads_the_files(made):
     root = made("imagenet")
-    asked = argparse.Namespace(engine="native", datasets="imagenet", runs=["SimCLR-1"], seeds="0")
+    wanted = argparse.Namespace(engine="native", datasets="imagenet", runs=["SimCLR-1"], seeds="0")
     with pytest.raises(UserError, match="the native probes need arrays: take ENGINE=vissl"):
-        commands.evaluate(asked, PAPER)
+        commands.evaluate(wanted, PAPER)
     cache.prepare(PAPER, "imagenet")
     place = catalog.make(PAPER, "imagenet")
     files = np.load(place / "train_images.npy", allow_pickle=False)
@@ -188,13 +188,13 @@ def test_native_probes_are_refused_and_vissl_reads_the_files(made):
 def test_runs_whose_source_is_missing_are_left_out_unless_they_are_named(made, monkeypatch, capsys):
     made("imagenet")
     official_sets.make("inat18", paths.HOME / "elsewhere", paths.MANIFESTS)
-    asked, named = (argparse.Namespace(runs=runs, seeds="0") for runs in ([], ["iNat18-VICReg-0"]))
+    every, named = (argparse.Namespace(runs=runs, seeds="0") for runs in ([], ["iNat18-VICReg-0"]))
     monkeypatch.setenv("SKIP_MISSING", "1")
-    assert {run.source for run, _ in commands.jobs(asked, PAPER)} == {"imagenet"}
+    assert {run.source for run, _ in asked.jobs(every, PAPER)} == {"imagenet"}
     assert capsys.readouterr().err == "inat18: missing, left out (SKIP_MISSING=1)\n"
-    assert len(commands.jobs(named, PAPER)) == 1 and not capsys.readouterr().err
+    assert len(asked.jobs(named, PAPER)) == 1 and not capsys.readouterr().err
     monkeypatch.delenv("SKIP_MISSING")
-    assert {run.source for run, _ in commands.jobs(asked, PAPER)} == {"imagenet", "inat18"}
+    assert {run.source for run, _ in asked.jobs(every, PAPER)} == {"imagenet", "inat18"}
 
 
 def test_a_preview_shows_it(made):
